@@ -1,0 +1,127 @@
+"""What every method in Python shares: the command line, reading, writing.
+
+A method is a function per task. It gets :class:`Given` and returns an embedding (integration) or labels
+(annotation); :func:`main` does the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+NOT_APPLICABLE = 99
+
+
+@dataclass
+class Given:
+    """What a method is given.
+
+    Attributes
+    ----------
+    adata
+        The input: X is log1p of counts per 10,000, ``layers["counts"]`` raw counts,
+        ``var["highly_variable"]`` the suite's genes. ``obs`` has ``batch`` (integration), or ``split``
+        and ``label`` (annotation: the label is missing for every query cell).
+    params
+        All parameters that methods.yaml declares, with the values of this run.
+    seed, threads, gpu
+        Seed of the run; CPU threads; number of GPUs (0: use the CPU).
+    solution
+        The answers. None for every method but the oracle.
+    info
+        Fill in what a reader should know: ``scale`` (shown beside the name in tables),
+        ``reduced_scale`` (True: no value verdict), ``n_parameters``, ``n_genes``, ...
+    """
+
+    adata: ad.AnnData
+    params: dict[str, Any]
+    seed: int
+    threads: int
+    gpu: int
+    solution: ad.AnnData | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> ad.AnnData:
+        """The cells with labels (annotation)."""
+        return self.adata[(self.adata.obs["split"] == "reference").to_numpy()]
+
+    @property
+    def query(self) -> ad.AnnData:
+        """The cells to label (annotation)."""
+        return self.adata[(self.adata.obs["split"] == "query").to_numpy()]
+
+    def highly_variable(self, adata: ad.AnnData | None = None) -> ad.AnnData:
+        """The given cells (all by default) on the suite's highly variable genes."""
+        adata = self.adata if adata is None else adata
+        chosen = adata[:, adata.var["highly_variable"].to_numpy()]
+        self.info["n_genes"] = chosen.n_vars
+        return chosen
+
+
+def dense(matrix: Any) -> np.ndarray:
+    """Return a matrix, sparse or not, as a dense float32 array."""
+    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float32)
+
+
+def not_applicable(reason: str) -> NoReturn:
+    """End the run and say that this method cannot do this dataset. It is no failure."""
+    print(reason, file=sys.stderr)
+    sys.exit(NOT_APPLICABLE)
+
+
+def main(**functions: Callable[[Given], np.ndarray]) -> None:
+    """Run a method from the command line.
+
+    Parameters
+    ----------
+    **functions
+        For each task the function that does it. ``integration`` returns (cells, dimensions) numbers,
+        ``annotation`` one label per query cell.
+    """
+    parser = argparse.ArgumentParser(description="Run this method by hand; see baselines/README.md.")
+    parser.add_argument("--task", required=True, choices=sorted(functions))
+    parser.add_argument("--input", required=True, type=Path, help="input.h5ad of the prepare step")
+    parser.add_argument("--output", required=True, type=Path, help="output.h5ad to write")
+    parser.add_argument("--params", type=json.loads, default={}, help="JSON")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gpu", type=int, default=0)
+    parser.add_argument("--solution", type=Path, help="answers; given to the oracle only")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+    given = Given(
+        adata=ad.read_h5ad(args.input),
+        params=args.params,
+        seed=args.seed,
+        threads=args.threads,
+        gpu=args.gpu,
+        solution=ad.read_h5ad(args.solution) if args.solution else None,
+    )
+    result = functions[args.task](given)
+    if args.task == "integration":
+        names, obs = given.adata.obs_names, {}
+        obsm = {"X_emb": np.asarray(result)}
+    else:
+        names, obsm = given.query.obs_names, {}
+        obs = {"label_pred": np.asarray(result, dtype=object)}
+    if len(result) != len(names):
+        raise ValueError(f"the method returned {len(result)} rows, expected {len(names)}")
+    output = ad.AnnData(
+        np.zeros((len(names), 0), dtype=np.float32), obs=pd.DataFrame(obs, index=names), obsm=obsm
+    )
+    output.uns["info"] = json.dumps(given.info)
+    part = args.output.with_name(f".{args.output.name}.part")
+    output.write_h5ad(part)
+    part.replace(args.output)

@@ -1,0 +1,1 @@
+"""The network, from embeddings to heads. Start with :mod:`scmamba2.model.network`."""

@@ -1,0 +1,1 @@
+"""What users call: one class per task, with fit and predict or transform on AnnData."""

@@ -1,0 +1,86 @@
+"""Gene symbols and special tokens as consecutive integers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["SPECIALS", "Vocabulary"]
+
+SPECIALS = ("<pad>", "<cls>", "<eoc>")
+
+
+class Vocabulary:
+    """A mapping from gene symbol to token id.
+
+    Parameters
+    ----------
+    ids
+        Symbol to id; the ids must be 0 .. len - 1. Missing special tokens (``<pad>``, ``<cls>``,
+        ``<eoc>``) are appended in this order.
+
+    Raises
+    ------
+    ValueError
+        If the ids are not consecutive from 0.
+    """
+
+    def __init__(self, ids: dict[str, int]) -> None:
+        if sorted(ids.values()) != list(range(len(ids))):
+            raise ValueError(f"the ids of {len(ids)} symbols must be 0 to {len(ids) - 1}, each once")
+        self.ids = dict(ids)
+        for token in SPECIALS:
+            self.ids.setdefault(token, len(self.ids))
+
+    @classmethod
+    def from_genes(cls, genes: Iterable[str]) -> Vocabulary:
+        """Number ``genes`` in their order, each once."""
+        return cls({gene: i for i, gene in enumerate(dict.fromkeys(genes))})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Vocabulary:
+        """Read a JSON object of symbols and ids."""
+        return cls(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON object of symbols and ids; the file appears whole or not at all."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(self.ids, ensure_ascii=False), encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, gene: str) -> bool:
+        return gene in self.ids
+
+    @property
+    def pad(self) -> int:
+        return self.ids["<pad>"]
+
+    @property
+    def cls(self) -> int:
+        return self.ids["<cls>"]
+
+    def lookup(self, genes: Sequence[str]) -> tuple[np.ndarray, float]:
+        """Return the ids of ``genes`` and the share of them that is in the vocabulary.
+
+        Returns
+        -------
+        ids
+            ``(len(genes),)`` int64, -1 where a gene is unknown. Drop those before tokenising:
+            an unknown gene must not become a pad amid the real tokens.
+        share
+            From 0 to 1.
+        """
+        known = [-1 if g in SPECIALS else self.ids.get(g, -1) for g in genes]
+        ids = np.array(known, dtype=np.int64)
+        return ids, float((ids >= 0).mean()) if len(ids) else 0.0

@@ -1,0 +1,489 @@
+"""Every branch of the verdicts."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workflow.declarations import WORKFLOW, load_yaml
+from workflow.statistics import Interval, mean_t_interval
+from workflow.verdicts import (
+    COLUMNS,
+    HEADLINE,
+    direction_verdict,
+    judge,
+    margin_verdict,
+    overall_verdict,
+    value_verdict,
+)
+
+NAN = float("nan")
+ROWS = (
+    "run_id task dataset method method_kind mode seed metric metric_impl unit_level unit_id value "
+    "n_units reduced_scale"
+).split()
+RUNS = "task dataset method seed status why reason".split()
+DATASETS = {"pbmc_cite", "pbmc68k", "pbmc10k"}
+METHODS = {
+    "random_embedding", "label_onehot", "pca", "harmony", "scvi", "scmamba2", "majority", "knn",
+    "logistic",
+}  # fmt: skip
+KINDS = {"random_embedding": "trivial", "label_onehot": "oracle", "scmamba2": "ours"}
+CLAIM = {
+    "id": "B1", "source": "paper", "text": "SC-MAMBA2 is better.", "where": "results",
+    "task": "integration", "dataset": "pbmc10k", "metric": "avg_bio", "comparator": ["pca"],
+    "paper_value": 0.8, "comparator_value": 0.7, "margin": 0.1, "margin_kind": "abs",
+    "rounding": 0.0005, "delta_eq": 0.02, "min_seeds": 5,
+}  # fmt: skip
+QUESTION = {
+    key: CLAIM[key] for key in ("where", "task", "metric", "comparator", "delta_eq", "min_seeds")
+} | {"id": "S1", "source": "suite", "text": "Is SC-MAMBA2 better?", "dataset": "any"}
+JITTER = np.array([-0.004, 0.002, 0.0, 0.005, -0.003])
+
+
+def tables(values, *, reduced=False, mode="repaired", metric="avg_bio", dataset="pbmc10k"):
+    """Rows and runs from {method: one value per seed}."""
+    rows, runs = [], []
+    for method, numbers in values.items():
+        for seed, value in enumerate(numbers):
+            rows.append([
+                f"{method}-{seed}", "integration", dataset, method, KINDS.get(method, "classical"),
+                mode, seed, metric, HEADLINE[metric], "run", "all", value, 100, reduced,
+            ])  # fmt: skip
+            runs.append(["integration", dataset, method, seed, "ok", "", ""])
+    return pd.DataFrame(rows, columns=ROWS), pd.DataFrame(runs, columns=RUNS)
+
+
+def failed(method, why="timeout", reason="limit of 60 min", status="failed", seed=0):
+    record = ["integration", "pbmc10k", method, seed, status, why, reason]
+    return pd.DataFrame([record], columns=RUNS)
+
+
+def everything(datasets=("pbmc10k",), methods=METHODS):
+    return set(itertools.product(["integration"], datasets, methods))
+
+
+def verdict(claim, rows, runs, selected=None):
+    selected = everything() if selected is None else selected
+    table = judge([claim], rows, runs, DATASETS, METHODS, selected)
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def around(mean, spread=1.0):
+    return mean + spread * JITTER
+
+
+# ---------------------------------------------------------------- the single rules
+
+
+@pytest.mark.parametrize(
+    ("interval", "paper", "word"),
+    [
+        (Interval(0.80, 0.79, 0.81, 5, 0.01), 0.805, "MATCH"),
+        (Interval(0.80, 0.79, 0.81, 5, 0.01), 0.8104, "MATCH"),  # by rounding of the paper
+        (Interval(0.80, 0.79, 0.81, 5, 0.01), 0.815, "NEAR"),
+        (Interval(0.80, 0.79, 0.81, 5, 0.01), 0.85, "LOWER"),
+        (Interval(0.80, 0.79, 0.81, 5, 0.01), 0.75, "HIGHER"),
+        (Interval(0.80, 0.70, 0.90, 5, 0.1), 0.80, "WIDE"),
+        (Interval(0.80, 0.70, 0.90, 5, 0.1), 0.95, "LOWER"),
+        (Interval(0.80, NAN, NAN, 1, NAN), 0.80, "WIDE"),
+        (Interval(NAN, NAN, NAN, 0, NAN), 0.80, None),
+        (Interval(0.80, 0.79, 0.81, 5, 0.01), None, None),
+        (Interval(0.80, 0.79, 0.81, 5, 0.01), NAN, None),
+    ],
+)
+def test_value(interval, paper, word):
+    assert value_verdict(interval, paper, 0.0005, 0.02) == word
+
+
+@pytest.mark.parametrize(
+    ("at_95", "at_90", "word"),
+    [
+        ((0.01, 0.05), (0.015, 0.045), "SUPPORTED"),
+        ((-0.05, -0.01), (-0.045, -0.015), "REVERSED"),
+        ((-0.021, 0.01), (-0.018, 0.008), "TIE"),
+        ((0.0, 0.0), (0.0, 0.0), "TIE"),
+        ((-0.05, 0.05), (-0.04, 0.04), "INCONCLUSIVE"),
+        ((-0.01, 0.05), (0.0, 0.04), "INCONCLUSIVE"),
+        ((NAN, NAN), (NAN, NAN), "INCONCLUSIVE"),
+    ],
+)
+def test_direction(at_95, at_90, word):
+    def interval(limits):
+        return Interval(sum(limits) / 2, *limits, 5, 0.01)
+
+    assert direction_verdict(interval(at_95), interval(at_90), 0.02) == word
+
+
+@pytest.mark.parametrize(
+    ("limits", "margin", "kind", "word"),
+    [
+        ((0.01, 0.03), 0.02, "abs", "yes"),
+        ((0.01, 0.03), 0.05, "abs", "no"),
+        ((-0.05, 0.09), 0.02, "abs", "wide"),
+        ((0.01, 0.03), 0.05, "rel", "yes"),  # 5 % of 0.5 is 0.025
+        ((0.01, 0.03), 0.015, "rel", "no"),
+        ((0.01, 0.03), 0.05, "unspecified", "yes"),
+        ((0.01, 0.03), 0.5, "unspecified", "no"),
+        ((0.01, 0.03), None, "abs", None),
+        ((NAN, NAN), 0.02, "abs", None),
+    ],
+)
+def test_margin(limits, margin, kind, word):
+    difference = Interval(sum(limits) / 2, *limits, 5, 0.01)
+    assert margin_verdict(difference, 0.5, margin, kind, 0.02) == word
+
+
+@pytest.mark.parametrize(
+    ("value", "direction", "word"),
+    [
+        ("MATCH", "SUPPORTED", "REPRODUCED"),
+        ("NEAR", "SUPPORTED", "REPRODUCED"),
+        ("HIGHER", "SUPPORTED", "DIRECTION ONLY"),
+        ("LOWER", "SUPPORTED", "DIRECTION ONLY"),
+        ("WIDE", "SUPPORTED", "DIRECTION ONLY"),
+        (None, "SUPPORTED", "DIRECTION ONLY"),
+        ("MATCH", "TIE", "VALUE ONLY"),
+        ("NEAR", "REVERSED", "VALUE ONLY"),
+        ("LOWER", "REVERSED", "NOT REPRODUCED"),
+        ("HIGHER", "TIE", "NOT REPRODUCED"),
+        ("WIDE", "TIE", "NOT REPRODUCED"),
+        (None, "REVERSED", "NOT REPRODUCED"),
+        ("MATCH", "INCONCLUSIVE", "INCONCLUSIVE"),
+        ("LOWER", "INCONCLUSIVE", "INCONCLUSIVE"),
+        (None, "INCONCLUSIVE", "INCONCLUSIVE"),
+        ("MATCH", None, "REPRODUCED"),
+        ("NEAR", None, "REPRODUCED"),
+        ("LOWER", None, "NOT REPRODUCED"),
+        ("HIGHER", None, "NOT REPRODUCED"),
+        ("WIDE", None, "INCONCLUSIVE"),
+        (None, None, "INCONCLUSIVE"),
+    ],
+)
+def test_overall(value, direction, word):
+    assert overall_verdict(value, direction) == word
+
+
+# ---------------------------------------------------------------- claims that ran
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "value", "direction", "word"),
+    [
+        (around(0.80), around(0.70, -1), "MATCH", "SUPPORTED", "REPRODUCED"),
+        (around(0.81), around(0.70, -1), "NEAR", "SUPPORTED", "REPRODUCED"),
+        (around(0.90), around(0.70, -1), "HIGHER", "SUPPORTED", "DIRECTION ONLY"),
+        (around(0.80), around(0.90, -1), "MATCH", "REVERSED", "VALUE ONLY"),
+        (around(0.80), around(0.80, -1), "MATCH", "TIE", "VALUE ONLY"),
+        (around(0.60), around(0.70, -1), "LOWER", "REVERSED", "NOT REPRODUCED"),
+        (around(0.80), around(0.80, -20), "MATCH", "INCONCLUSIVE", "INCONCLUSIVE"),
+        (around(0.80, 30), around(0.80, -1), "WIDE", "INCONCLUSIVE", "INCONCLUSIVE"),
+    ],
+)
+def test_a_claim_of_the_paper(ours, theirs, value, direction, word):
+    line = verdict(CLAIM, *tables({"scmamba2": ours, "pca": theirs}))
+    assert line["value_verdict"] == value
+    assert line["direction_verdict"] == direction
+    assert line["verdict"] == word
+    assert line["ours"] == pytest.approx(np.mean(ours))
+    assert line["comparator_value_ours"] == pytest.approx(np.mean(theirs))
+    assert line["delta"] == pytest.approx(np.mean(ours) - np.mean(theirs))
+    assert (line["n_seeds"], line["metric_impl"]) == (5, "scib-1.1.5")
+    assert line["reason"] == ""
+
+
+def test_columns_and_types():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)})
+    claims = load_yaml(WORKFLOW / "claims.yaml", "claims")
+    table = judge(claims, rows, runs, DATASETS, METHODS, everything())
+    assert list(table.columns) == COLUMNS
+    assert table["verdict"].notna().all()
+    assert table["n_seeds"].dtype.kind == "i"
+    assert table["at_reduced_scale"].dtype == bool
+    assert table["delta"].dtype == float
+
+
+def test_every_shipped_claim_gets_a_verdict_without_any_result():
+    claims = load_yaml(WORKFLOW / "claims.yaml", "claims")
+    rows, runs = tables({})
+    table = judge(claims, rows, runs, DATASETS, METHODS, set())
+    assert set(table["claim_id"]) == {claim["id"] for claim in claims}
+    assert set(table["verdict"]) == {"NOT RUN", "NOT TESTABLE", "INCONSISTENT", "VALUE ONLY"}
+    assert (table["reason"] != "").all()
+    assert len(table[table["claim_id"] == "A9"]) == 12
+    assert list(table.loc[table["claim_id"] == "A8", "claimed_margin"]) == [0.041, 0.043]
+    reasons = table.set_index("claim_id")["reason"]
+    assert reasons["M4"] == "task efficiency is not in the suite yet"
+    assert reasons["P3"] == "dataset norman is not in the suite yet"
+    assert reasons["B2"].startswith("method scgpt is not in the suite yet; 0.724 to 0.821 is 13.4")
+    assert reasons["S1"] == "no dataset of the task integration is in this selection"
+
+
+def test_question_is_decided_on_every_dataset_of_the_task_in_the_selection():
+    one = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)})
+    two = tables({"scmamba2": around(0.6), "pca": around(0.7, -1)}, dataset="pbmc68k")
+    rows, runs = (pd.concat(pair) for pair in zip(one, two, strict=True))
+    selected = everything(("pbmc10k", "pbmc68k")) | {("annotation", "pbmc_cite", "knn")}
+    table = judge([QUESTION], rows, runs, DATASETS, METHODS, selected)
+    words = table.set_index("dataset")["verdict"].to_dict()
+    assert words == {"pbmc10k": "SUPPORTED", "pbmc68k": "REVERSED"}
+    assert table["value_verdict"].isna().all()
+
+
+def test_a_list_of_metrics_gives_a_row_for_each():
+    claim = CLAIM | {"metric": ["avg_bio", "avg_batch"], "margin": [0.1, 0.2]}
+    del claim["paper_value"], claim["comparator_value"]
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)})
+    table = judge([claim], rows, runs, DATASETS, METHODS, everything())
+    assert list(table["metric"]) == ["avg_bio", "avg_batch"]
+    assert list(table["claimed_margin"]) == [0.1, 0.2]
+    assert list(table["verdict"]) == ["DIRECTION ONLY", "NOT RUN"]
+
+
+def test_a_claim_without_comparator_rests_on_its_value():
+    claim = {k: v for k, v in CLAIM.items() if "compar" not in k and "margin" not in k}
+    line = verdict(claim, *tables({"scmamba2": around(0.8)}))
+    assert (line["verdict"], line["direction_verdict"]) == ("REPRODUCED", None)
+    line = verdict(claim, *tables({"scmamba2": around(0.8)[:3]}))
+    assert line["verdict"] == "INCONCLUSIVE"
+    assert line["reason"] == "3 of 5 seeds that the claim asks for"
+    line = verdict(claim, *tables({"scmamba2": around(0.8)}, reduced=True))
+    assert line["verdict"] == "INCONCLUSIVE"
+
+
+# ---------------------------------------------------------------- several comparators
+
+
+def test_a_claim_must_hold_against_each_comparator():
+    claim = CLAIM | {"comparator": ["pca", "harmony"]}
+    ours = around(0.8)
+    line = verdict(
+        claim, *tables({"scmamba2": ours, "pca": around(0.6, -1), "harmony": around(0.7, -1)})
+    )
+    assert (line["comparator"], line["verdict"]) == ("harmony", "REPRODUCED")
+    line = verdict(
+        claim, *tables({"scmamba2": ours, "pca": around(0.6, -1), "harmony": around(0.9, -1)})
+    )
+    assert (line["comparator"], line["direction_verdict"]) == ("harmony", "REVERSED")
+
+
+def test_a_comparator_that_is_missing_leaves_the_claim_open():
+    claim = CLAIM | {"comparator": ["pca", "scgpt"]}
+    line = verdict(claim, *tables({"scmamba2": around(0.8), "pca": around(0.7, -1)}))
+    assert (line["direction_verdict"], line["verdict"]) == ("INCONCLUSIVE", "INCONCLUSIVE")
+    assert line["reason"] == "not compared with scgpt: method scgpt is not in the suite yet"
+    line = verdict(claim, *tables({"scmamba2": around(0.8), "pca": around(0.9, -1)}))
+    assert line["direction_verdict"] == "REVERSED"  # one that beats us is enough
+
+
+def test_without_any_comparator_the_comparison_did_not_run_but_our_number_stays():
+    claim = CLAIM | {"comparator": ["scgpt"]}
+    line = verdict(claim, *tables({"scmamba2": around(0.8)}))
+    assert (line["verdict"], line["value_verdict"]) == ("NOT RUN", "MATCH")
+    assert line["ours"] == pytest.approx(0.8)
+    assert np.isnan(line["delta"])
+
+
+# ---------------------------------------------------------------- scale, mode, trivial baselines
+
+
+def test_reduced_scale_suppresses_the_value_and_caps_the_verdict():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)}, reduced=True)
+    line = verdict(CLAIM, rows, runs)
+    assert line["at_reduced_scale"]
+    assert line["value_verdict"] is None
+    assert (line["verdict"], line["reason"]) == ("DIRECTION ONLY", "at reduced scale")
+
+
+def test_a_reduced_comparator_reduces_the_claim():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)})
+    rows["reduced_scale"] = rows["method"] == "pca"
+    assert verdict(CLAIM, rows, runs)["verdict"] == "DIRECTION ONLY"
+    rows["reduced_scale"] = rows["method"] == "harmony"
+    assert verdict(CLAIM, rows, runs)["verdict"] == "REPRODUCED"
+
+
+def test_a_question_keeps_its_word_at_reduced_scale():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)}, reduced=True)
+    line = verdict(QUESTION, rows, runs)
+    assert (line["verdict"], line["reason"]) == ("SUPPORTED", "at reduced scale")
+
+
+def test_other_modes_implementations_and_units_do_not_count():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)})
+    others = [
+        rows.assign(mode="released", value=0.1),
+        rows.assign(metric_impl="scib-metrics", value=0.2),
+        rows.assign(unit_level="label", value=0.3),
+    ]
+    pd.testing.assert_series_equal(
+        verdict(CLAIM, rows, runs), verdict(CLAIM, pd.concat([rows, *others]), runs)
+    )
+    line = verdict(CLAIM, others[0], runs)
+    assert line["verdict"] == "NOT RUN"
+    assert "mode repaired" in line["reason"]
+
+
+def test_a_trivial_baseline_that_beats_us_is_named_and_an_oracle_is_not():
+    values = {
+        "scmamba2": around(0.8), "pca": around(0.7, -1), "random_embedding": [0.81] * 5,
+        "label_onehot": [0.99] * 5,
+    }  # fmt: skip
+    line = verdict(CLAIM, *tables(values))
+    assert (line["best_trivial"], line["beaten_by_trivial"]) == ("random_embedding", True)
+    assert line["best_trivial_value"] == pytest.approx(0.81)
+    values["random_embedding"] = [0.1] * 5
+    assert verdict(CLAIM, *tables(values))["beaten_by_trivial"] is False
+    del values["random_embedding"]
+    line = verdict(CLAIM, *tables(values))
+    assert (line["best_trivial"], line["beaten_by_trivial"]) == ("", None)
+
+
+def test_deterministic_methods_are_named_as_such():
+    line = verdict(CLAIM, *tables({"scmamba2": [0.8] * 5, "pca": [0.7] * 5}))
+    assert (line["verdict"], line["p_value"]) == ("REPRODUCED", 0)
+    assert "no width" in line["reason"]
+
+
+# ---------------------------------------------------------------- what did not run
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"comparator": ["scgpt"]}, "not compared with scgpt: method scgpt is not in the suite"),
+        ({"subject": "tosica"}, "method tosica is not in the suite yet"),
+        ({"dataset": "ms"}, "dataset ms is not in the suite yet"),
+        ({"dataset": "pbmc68k"}, "dataset pbmc68k is not in this selection"),
+        ({"subject": "scvi"}, "method scvi is not in this selection"),
+        ({"metric": "pearson_delta"}, "metric pearson_delta is not in the suite yet"),
+        ({"subgroup": "combo_seen0"}, "subgroup combo_seen0 is not in the suite yet"),
+    ],
+)
+def test_reasons_for_not_run(change, reason):
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)})
+    selected = everything(methods={"scmamba2", "pca"})
+    line = verdict(CLAIM | change, rows, runs, selected)
+    assert line["verdict"] == "NOT RUN"
+    assert line["reason"].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("failed", "scvi failed on pbmc10k (timeout: limit of 60 min)"),
+        ("not_applicable", "scvi is not applicable to pbmc10k (timeout: limit of 60 min)"),
+        ("not_run", "scvi did not run on pbmc10k (timeout: limit of 60 min)"),
+    ],
+)
+def test_a_run_that_did_not_end_well_is_quoted(status, words):
+    rows, runs = tables({"scmamba2": around(0.8)})
+    runs = pd.concat([runs, failed("scvi", status=status)])
+    line = verdict(CLAIM | {"comparator": ["scvi"]}, rows, runs)
+    assert (line["verdict"], line["reason"]) == ("NOT RUN", f"not compared with scvi: {words}")
+    assert verdict(CLAIM | {"subject": "scvi"}, rows, runs)["reason"] == words
+
+
+def test_a_missing_reason_leaves_no_empty_brackets():
+    rows, runs = tables({"pca": around(0.7)})
+    line = verdict(CLAIM, rows, pd.concat([runs, failed("scmamba2", NAN, None)]))
+    assert line["reason"] == "scmamba2 failed on pbmc10k"
+    assert verdict(CLAIM, rows, runs)["reason"] == "scmamba2 has no run on pbmc10k"
+
+
+def test_too_few_common_seeds_are_inconclusive():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)[:2]})
+    line = verdict(CLAIM, rows, runs)
+    assert (line["direction_verdict"], line["verdict"]) == ("INCONCLUSIVE", "INCONCLUSIVE")
+    assert line["reason"] == "2 of 5 seeds that the claim asks for"
+    assert line["n_seeds"] == 2
+    assert np.isfinite(line["delta_low"])  # the numbers stay
+    one = verdict(CLAIM, *tables({"scmamba2": [0.8], "pca": [0.7]}))
+    assert one["verdict"] == "INCONCLUSIVE"
+
+
+def test_no_common_seed_is_inconclusive():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)})
+    rows.loc[rows["method"] == "pca", "seed"] += 100
+    line = verdict(CLAIM, rows, runs)
+    assert (line["verdict"], line["n_seeds"]) == ("INCONCLUSIVE", 0)
+    assert np.isnan(line["p_value"])
+
+
+def test_runs_that_gave_no_value_are_told():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)})
+    runs = pd.concat([runs, failed("pca", seed=5)])
+    line = verdict(CLAIM, rows, runs)
+    assert line["verdict"] == "REPRODUCED"
+    assert line["reason"].startswith("5 of 6 runs of pca gave a value: pca failed on pbmc10k")
+
+
+def test_two_values_for_one_seed_are_an_error():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)})
+    with pytest.raises(ValueError, match="scmamba2 on pbmc10k has two values of avg_bio"):
+        verdict(CLAIM, pd.concat([rows, rows]), runs)
+
+
+# ---------------------------------------------------------------- not testable
+
+
+@pytest.mark.parametrize("reason", ["weights", "data", "spec", "compute"])
+def test_not_testable_shows_no_number(reason):
+    claim = CLAIM | {"not_testable": {"reason": reason, "because": "It cannot be had."}}
+    line = verdict(claim, *tables({"scmamba2": around(0.8), "pca": around(0.7, -1)}))
+    assert line["verdict"] == "NOT TESTABLE"
+    assert line["reason"] == f"{reason}: It cannot be had"
+    assert np.isnan(line["ours"])
+    assert line["direction_verdict"] is None
+
+
+def test_too_little_power_keeps_the_numbers():
+    claim = CLAIM | {"not_testable": {"reason": "power", "because": "Too few units."}}
+    line = verdict(claim, *tables({"scmamba2": around(0.8), "pca": around(0.7, -1)}))
+    assert (line["verdict"], line["direction_verdict"]) == ("NOT TESTABLE", "SUPPORTED")
+    assert line["ours"] == pytest.approx(0.8)
+    line = verdict(claim, *tables({}))
+    assert line["reason"] == "power: Too few units; scmamba2 has no run on pbmc10k"
+
+
+# ---------------------------------------------------------------- properties
+
+MIRROR = {"SUPPORTED": "REVERSED", "REVERSED": "SUPPORTED"}
+scores = st.floats(0, 1).map(lambda x: round(x, 3))
+seeds = st.lists(st.tuples(scores, scores), min_size=5, max_size=7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds)
+def test_swapping_subject_and_comparator_mirrors_the_direction(pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    rows, runs = tables({"scmamba2": ours, "pca": theirs})
+    there = verdict(QUESTION, rows, runs)
+    back = verdict(QUESTION | {"subject": "pca", "comparator": ["scmamba2"]}, rows, runs)
+    assert back["verdict"] == MIRROR.get(there["verdict"], there["verdict"])
+    assert back["delta"] == pytest.approx(-there["delta"], abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["scmamba2", "pca"]), st.sampled_from([NAN, np.inf, -np.inf]), seeds)
+def test_nan_never_gives_a_verdict(method, bad, pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    rows, runs = tables({"scmamba2": ours, "pca": theirs})
+    rows.loc[rows["method"] == method, "value"] = bad
+    for claim in (CLAIM, QUESTION):
+        line = verdict(claim, rows, runs)
+        assert line["verdict"] == "NOT RUN"
+        assert line["direction_verdict"] is None
+        assert line["beaten_by_trivial"] is None
+        assert f"{method} ran on pbmc10k without a finite avg_bio" in line["reason"]
+
+
+@given(st.lists(st.one_of(scores, st.just(NAN)), max_size=6), st.one_of(scores, st.just(NAN)))
+def test_nan_never_matches_a_value(values, paper):
+    word = value_verdict(mean_t_interval(values), paper, 0.0005, 0.02)
+    usable = np.isfinite(paper) and np.isfinite(values).any()
+    assert (word is not None) == bool(usable)

@@ -1,0 +1,1 @@
+"""The benchmark: declarations, steps, tasks, metrics, statistics and verdicts."""

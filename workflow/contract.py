@@ -1,0 +1,134 @@
+"""The contract of an output: checked at once after a method ends, before anything is scored.
+
+Reads HDF5 directly, because it runs after every run and in every environment: it needs h5py and numpy
+and takes a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+
+class ContractError(ValueError):
+    """The output breaks the task's contract; the message says how."""
+
+
+def _strings(node: h5py.Group | h5py.Dataset) -> np.ndarray:
+    """Read a string array, a categorical (missing values become None) or a nullable string array."""
+    if isinstance(node, h5py.Dataset):
+        return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in node[:]], dtype=object)
+    if "codes" in node:
+        names = [*_strings(node["categories"]), None]
+        return np.array([names[code] for code in node["codes"][:]], dtype=object)
+    values = _strings(node["values"])
+    values[node["mask"][:]] = None
+    return values
+
+
+def _column(frame: h5py.Group, name: str) -> np.ndarray:
+    if name not in frame:
+        found = ", ".join(k for k in frame if not k.startswith("_"))
+        raise ContractError(f"obs column {name!r} is missing (found: {found or 'none'})")
+    return _strings(frame[name])
+
+
+def _names(file: h5py.File) -> np.ndarray:
+    return _strings(file["obs"][file["obs"].attrs["_index"]])
+
+
+def _check_names(found: np.ndarray, expected: np.ndarray) -> None:
+    if len(found) != len(expected):
+        missing = sorted(set(expected) - set(found))
+        which = f", missing for instance {missing[0]!r}" if missing else ""
+        raise ContractError(f"{len(found)} cells in the output, expected {len(expected)}{which}")
+    if (found != expected).any():
+        first = int(np.flatnonzero(found != expected)[0])
+        kind = (
+            "in another order than" if set(found) == set(expected) else "not the names of the cells of"
+        )
+        raise ContractError(
+            f"obs names are {kind} the input: cell {first} is {found[first]!r}, "
+            f"expected {expected[first]!r}"
+        )
+
+
+def _check_embedding(file: h5py.File, n: int) -> dict:
+    if "X_emb" not in file["obsm"]:
+        raise ContractError(f"obsm['X_emb'] is missing (found: {', '.join(file['obsm']) or 'none'})")
+    node = file["obsm"]["X_emb"]
+    if not isinstance(node, h5py.Dataset) or node.ndim != 2:
+        raise ContractError("obsm['X_emb'] is not a dense cells x dimensions matrix")
+    if node.shape[0] != n or node.shape[1] < 1:
+        raise ContractError(f"obsm['X_emb'] has shape {node.shape}, expected ({n}, d)")
+    if not np.issubdtype(node.dtype, np.number):
+        raise ContractError(f"obsm['X_emb'] holds {node.dtype}, expected numbers")
+    bad = int((~np.isfinite(node[:])).any(axis=1).sum())
+    if bad:
+        raise ContractError(f"obsm['X_emb'] has NaN or inf in {bad} of {n} cells")
+    return {"dimensions": int(node.shape[1])}
+
+
+def check_output(task: str, input_path: str | Path, output_path: str | Path) -> dict:
+    """Check an output against its input.
+
+    Parameters
+    ----------
+    task
+        ``integration`` wants every cell of the input, in its order, and ``obsm["X_emb"]``;
+        ``annotation`` wants every query cell, in its order, and ``obs["label_pred"]`` with labels of the
+        reference.
+    input_path, output_path
+        h5ad files.
+
+    Returns
+    -------
+    dict
+        What the method says of itself (``uns["info"]``, JSON), with the number of dimensions.
+
+    Raises
+    ------
+    ContractError
+        With the first difference.
+    """
+    try:
+        output = h5py.File(output_path, "r")
+    except FileNotFoundError:
+        raise ContractError("the method ended well but wrote no output") from None
+    except OSError as error:
+        raise ContractError(f"the output is not a readable h5ad file ({error})") from None
+    with output, h5py.File(input_path, "r") as given:
+        try:
+            found, expected = _names(output), _names(given)
+            if task == "integration":
+                _check_names(found, expected)
+                facts = _check_embedding(output, len(expected))
+            else:
+                query = _column(given["obs"], "split") == "query"
+                _check_names(found, expected[query])
+                predicted = _column(output["obs"], "label_pred")
+                empty = [p in (None, "", "nan") for p in predicted]
+                if any(empty):
+                    raise ContractError(f"obs['label_pred'] is missing for {sum(empty)} query cells")
+                known = set(_column(given["obs"], "label")[~query])
+                new = sorted(set(predicted) - known)
+                if new:
+                    raise ContractError(f"obs['label_pred'] has labels not in the reference: {new[0]!r}")
+                facts = {}
+            if "info" in output["uns"]:
+                info = output["uns"]["info"][()]
+                facts = json.loads(info.decode() if isinstance(info, bytes) else info) | facts
+        except (KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ContractError(f"the output lacks a slot of an h5ad file ({error})") from None
+    return facts
+
+
+if __name__ == "__main__":  # python -m workflow.contract TASK INPUT OUTPUT, called by run_method
+    try:
+        print(json.dumps(check_output(*sys.argv[1:])))
+    except ContractError as problem:
+        sys.exit(str(problem))

@@ -1,0 +1,282 @@
+"""Read and check every declaration (YAML) and derive the plan of runs from it.
+
+Imported by the Snakefile, so it needs only what Snakemake itself brings (PyYAML, jsonschema).
+Every error is one line that names the file, the key, what was found and the closest valid value.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOW = ROOT / "workflow"
+
+
+class DeclarationError(ValueError):
+    """A declaration is wrong; the message is one line for the person who wrote it."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error (PyYAML keeps the last in silence)."""
+
+
+def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for index, key in enumerate(keys):
+        if key in keys[:index]:
+            line = node.value[index][0].start_mark.line + 1
+            raise DeclarationError(f"key {key!r} stands twice (line {line})")
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates
+)
+
+
+def closest(found: Any, valid: Iterable[Any]) -> str:
+    """Return ``; did you mean 'x'?`` or the list of valid values, for the end of an error line."""
+    valid = [str(v) for v in valid]
+    match = difflib.get_close_matches(str(found), valid, n=1, cutoff=0.5)
+    if match:
+        return f"; did you mean {match[0]!r}?"
+    return f"; valid: {', '.join(valid)}" if valid else ""
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    """Turn the first schema violation into one line."""
+    where = ".".join(str(part) for part in error.absolute_path) or "top level"
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        patterns = list(error.schema.get("patternProperties", {}))
+        unknown = [k for k in error.instance if k not in known]
+        if patterns and not known:
+            return f"{where}: name {unknown[0]!r} must match {patterns[0]}"
+        return f"{where}: unknown key {unknown[0]!r}{closest(unknown[0], known)}"
+    if error.validator in ("enum", "const"):
+        valid = error.validator_value if error.validator == "enum" else [error.validator_value]
+        return f"{where}: found {error.instance!r}{closest(error.instance, valid)}"
+    if error.validator == "propertyNames":
+        return f"{where}: {error.message}"
+    if error.validator == "required":
+        missing = [k for k in error.validator_value if k not in error.instance]
+        return f"{where}: key {missing[0]!r} is missing (found: {', '.join(error.instance) or '-'})"
+    if error.validator == "type":
+        return f"{where}: expected {error.validator_value}, found {error.instance!r}"
+    return f"{where}: {error.message}"
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(Path(path).resolve().relative_to(ROOT))
+    except ValueError:
+        return str(path)
+
+
+def check(data: Any, schema: str, source: str, *, partial: bool = False) -> None:
+    """Validate ``data`` against ``workflow/schemas/<schema>.schema.yaml``.
+
+    Parameters
+    ----------
+    data
+        What was read.
+    schema
+        Name of the schema.
+    source
+        What to call the data in an error: a file, or the words "the merged configuration".
+    partial
+        Do not ask for required keys at the top level (one of several files that are merged).
+
+    Raises
+    ------
+    DeclarationError
+        On the first violation (the deepest one where several are open).
+    """
+    path = WORKFLOW / "schemas" / f"{schema}.schema.yaml"
+    rules = yaml.safe_load(path.read_text())
+    if partial:
+        rules = _without_required(rules)
+    errors = sorted(
+        jsonschema.Draft202012Validator(rules).iter_errors(data), key=lambda e: list(map(str, e.absolute_path))
+    )
+    if errors:
+        error = errors[0]
+        if error.context:  # oneOf/anyOf: the branch that came furthest speaks most clearly
+            error = max(error.context, key=lambda e: len(e.absolute_path))
+        raise DeclarationError(f"{source}: {_explain(error)}")
+
+
+def _without_required(rules: Any) -> Any:
+    if isinstance(rules, dict):
+        return {k: _without_required(v) for k, v in rules.items() if k != "required"}
+    return [_without_required(v) for v in rules] if isinstance(rules, list) else rules
+
+
+def load_yaml(path: str | Path, schema: str | None = None, *, partial: bool = False) -> Any:
+    """Read a YAML file and, if ``schema`` is given, validate it.
+
+    Raises
+    ------
+    DeclarationError
+        If the file is missing, is not YAML, has a key twice or violates the schema.
+    """
+    path = Path(path)
+    name = _shown(path)
+    try:
+        data = yaml.load(path.read_text(), _StrictLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise DeclarationError(f"{name}: no such file") from None
+    except DeclarationError as error:
+        raise DeclarationError(f"{name}: {error}") from None
+    except yaml.YAMLError as error:
+        raise DeclarationError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
+    if schema is not None:
+        check(data, schema, name, partial=partial)
+    return data
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One (task, dataset, method, seed). Never declared: it follows from the selection."""
+
+    task: str
+    dataset: str
+    method: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is declared, checked, and the runs that follow from the selection."""
+
+    config: dict
+    datasets: dict[str, dict]
+    methods: dict[str, dict]
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.config["select"]["seeds"])
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(task, dataset) of the selection, in the order in which the datasets are listed."""
+        return [
+            (task, name)
+            for name in self.config["select"]["datasets"]
+            for task in self.datasets[name]["tasks"]
+        ]
+
+    def methods_for(self, task: str) -> list[str]:
+        return list(self.config["select"]["methods"].get(task, []))
+
+    @property
+    def runs(self) -> list[Run]:
+        return [
+            Run(task, dataset, method, seed)
+            for task, dataset in self.pairs
+            for method in self.methods_for(task)
+            for seed in self.seeds
+        ]
+
+    def params(self, method: str, task: str, dataset: str) -> dict:
+        """Parameters of a method: its entry, then its override for the data set, then the config's."""
+        entry = self.methods[method]
+        params = dict(entry["tasks"][task] or {})
+        params |= entry.get("overrides", {}).get(dataset, {})
+        params |= self.config.get("params", {}).get(method, {}).get(task, {})
+        return params
+
+    def changed_params(self, method: str, task: str, dataset: str) -> dict:
+        """Parameters that the configuration changed, as {name: declared value}."""
+        declared = dict(self.methods[method]["tasks"][task] or {})
+        declared |= self.methods[method].get("overrides", {}).get(dataset, {})
+        now = self.params(method, task, dataset)
+        return {k: declared[k] for k in now if now[k] != declared[k]}
+
+    def limit(self, method: str, key: str) -> int:
+        """A resource (``threads``, ``gpu``, ``mem_mb``, ``runtime``) of a method, config first."""
+        changed = self.config.get("resources", {})
+        return (changed.get(method) or changed.get("all") or {}).get(key, self.methods[method][key])
+
+
+def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
+    """Check all declarations and the selection; return the plan.
+
+    Parameters
+    ----------
+    config
+        The merged configuration, as Snakemake hands it over.
+    configfiles
+        The files that it came from: each is checked by itself first, so that an error names it.
+
+    Raises
+    ------
+    DeclarationError
+        On the first thing that is wrong.
+    """
+    for path in configfiles:
+        load_yaml(path, "config", partial=True)
+    files = ", ".join(_shown(Path(p)) for p in configfiles) or "config"
+    check(config, "config", f"configuration ({files} and --config)")
+    datasets = load_yaml(WORKFLOW / "datasets.yaml", "datasets")
+    methods = load_yaml(WORKFLOW / "methods.yaml", "methods")
+
+    def fail(text: str) -> None:
+        raise DeclarationError(f"configuration ({files} and --config): {text}")
+
+    select = config["select"]
+    for name in select["datasets"]:
+        if name not in datasets:
+            fail(f"select.datasets: unknown dataset {name!r}{closest(name, datasets)}")
+    for task, names in select["methods"].items():
+        able = [m for m in methods if task in methods[m]["tasks"]]
+        for name in names:
+            if name not in methods:
+                fail(f"select.methods.{task}: unknown method {name!r}{closest(name, able)}")
+            if name not in able:
+                does = ", ".join(methods[name]["tasks"])
+                fail(
+                    f"select.methods.{task}: method {name!r} does not declare the task {task!r} "
+                    f"(workflow/methods.yaml says: {does}){closest(name, able)}"
+                )
+    plan = Plan(config, datasets, methods)
+    for task, dataset in plan.pairs:
+        if not plan.methods_for(task):
+            fail(f"select.methods: no method for the task {task!r} of dataset {dataset!r}")
+    for name, tasks in config.get("params", {}).items():
+        if name not in methods:
+            fail(f"params: unknown method {name!r}{closest(name, methods)}")
+        for task, params in tasks.items():
+            if task not in methods[name]["tasks"]:
+                fail(f"params.{name}: {name!r} does not declare the task {task!r}"
+                     f"{closest(task, methods[name]['tasks'])}")
+            known = methods[name]["tasks"][task] or {}
+            for key in params:
+                if key not in known:
+                    fail(f"params.{name}.{task}: unknown parameter {key!r}{closest(key, known)}")
+    for name in config.get("resources", {}):
+        if name != "all" and name not in methods:
+            fail(f"resources: unknown method {name!r}{closest(name, [*methods, 'all'])}")
+    for name, entry in methods.items():
+        for dataset in entry.get("overrides", {}):
+            if dataset not in datasets:
+                raise DeclarationError(
+                    f"workflow/methods.yaml: {name}.overrides: unknown dataset {dataset!r}"
+                    f"{closest(dataset, datasets)}"
+                )
+        for where, kind in ((ROOT / "baselines", "script"), (ROOT / "envs", "env")):
+            stem = entry.get("script", name) if kind == "script" else entry["env"]
+            file = where / (stem + (".py" if kind == "script" else ".yaml"))
+            if not file.exists():
+                raise DeclarationError(
+                    f"workflow/methods.yaml: {name}: no {_shown(file)}"
+                    f"{closest(file.stem, [p.stem for p in where.glob('[!_]*' + file.suffix)])}"
+                )
+    return plan

@@ -1,0 +1,161 @@
+"""What tables and figures share: names, summaries over seeds, and words for what did not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workflow import tasks
+from workflow.declarations import WORKFLOW, load_yaml
+from workflow.files import read_json
+from workflow.statistics import mean_t_interval
+
+#: What people call a metric. Every one lies in [0, 1] and higher is better.
+METRIC_TITLES = {
+    "avg_bio": "AvgBIO",
+    "avg_batch": "AvgBATCH",
+    "ilisi": "iLISI",
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "macro_precision": "Macro precision",
+    "macro_recall": "Macro recall",
+    "balanced_accuracy": "Balanced accuracy",
+}
+#: What distinguishes the implementations that stand side by side.
+IMPL_TITLES = {
+    "scib-1.1.5": "Louvain ×20",
+    "scib-1.1.7": "Leiden ×10",
+    "scib-metrics": "k-means",
+}
+KIND_TITLES = {
+    "ours": "SC-MAMBA2",
+    "foundation": "foundation model",
+    "deep": "deep",
+    "classical": "classical",
+    "trivial": "control",
+    "oracle": "oracle",
+}
+#: Okabe and Ito's colours, distinguishable with every common colour blindness.
+KIND_COLOURS = {
+    "ours": "#D55E00",
+    "foundation": "#CC79A7",
+    "deep": "#0072B2",
+    "classical": "#009E73",
+    "trivial": "#7F7F7F",
+    "oracle": "#000000",
+}
+VERDICT_SIGNS = {
+    "REPRODUCED": "✔", "SUPPORTED": "✔", "DIRECTION ONLY": "◐", "VALUE ONLY": "◐", "TIE": "=",
+    "REVERSED": "✘", "NOT REPRODUCED": "✘", "INCONSISTENT": "≠", "INCONCLUSIVE": "?",
+    "NOT TESTABLE": "∅", "NOT RUN": "–",
+}  # fmt: skip
+
+
+def titles(metric: str, impl: str) -> str:
+    """Return the column title of a metric; the clustering rule stands in it where it matters."""
+    title = METRIC_TITLES.get(metric, metric)
+    return f"{title} ({IMPL_TITLES[impl]})" if metric == "avg_bio" else title
+
+
+def declared() -> tuple[dict, dict]:
+    """Return the datasets and the methods that are declared."""
+    return (
+        load_yaml(WORKFLOW / "datasets.yaml", "datasets"),
+        load_yaml(WORKFLOW / "methods.yaml", "methods"),
+    )
+
+
+def dataset_title(name: str, entry: dict) -> str:
+    """Return the title of a dataset; labels of our making are called derived wherever it stands."""
+    return entry["title"] + (", derived labels" if entry["labels"] == "derived" else "")
+
+
+def read_scores(paths: Iterable[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read what the score step wrote.
+
+    Parameters
+    ----------
+    paths
+        The Parquet file of each method; the records of its runs stand beside it as JSON.
+
+    Returns
+    -------
+    rows
+        One row per run, metric and unit.
+    runs
+        One row per run, whatever became of it.
+    """
+    paths = [Path(p) for p in paths]
+    frames = [pd.read_parquet(path) for path in paths]
+    rows = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+    records = [run for path in paths for run in read_json(path.with_suffix(".json"))]
+    runs = pd.DataFrame(records)
+    for column in ("info", "seconds", "cpu_seconds", "peak_memory_mb", "peak_gpu_memory_mb"):
+        if column not in runs:
+            runs[column] = None
+    runs["info"] = [info if isinstance(info, dict) else {} for info in runs["info"]]
+    numbers = ["seconds", "cpu_seconds", "peak_memory_mb", "peak_gpu_memory_mb"]
+    runs[numbers] = runs[numbers].astype(float)
+    return rows, runs
+
+
+def method_note(runs: pd.DataFrame) -> str:
+    """Return what must stand beside a method's name: its scale, and every changed parameter."""
+    notes = list(dict.fromkeys(info["scale"] for info in runs["info"] if info.get("scale")))[:1]
+    first = runs.iloc[0]
+    for key, declared_value in first["changed_params"].items():
+        notes.append(f"{key} {first['params'][key]}, not {declared_value}")
+    return "; ".join(notes)
+
+
+def trouble(runs: pd.DataFrame) -> str:
+    """Return why runs gave no value: one phrase per distinct status, empty if all are ok."""
+    bad = runs[runs["status"] != "ok"]
+    words = (bad["why"].where(bad["why"] != "", bad["status"]) + ": " + bad["reason"]).unique()
+    return "; ".join(words)
+
+
+def results_table(rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: str) -> pd.DataFrame:
+    """Summarise one dataset: a line per method, the best headline first, failed methods last.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``method``, ``title``, ``kind``, ``note``, ``runs_ok``, ``runs``, ``trouble``; for each headline
+        metric ``<metric>|<impl>`` with ``_low`` and ``_high`` (95 % t interval over seeds); median
+        ``seconds`` and ``peak_memory_mb``.
+    """
+    _, methods = declared()
+    rows = rows[(rows["task"] == task) & (rows["dataset"] == dataset) & (rows["unit_level"] == "run")]
+    runs = runs[(runs["task"] == task) & (runs["dataset"] == dataset)]
+    headline = tasks.get(task).HEADLINE
+    lines = []
+    for method, mine in runs.groupby("method", sort=False):
+        ok = mine[mine["status"] == "ok"]
+        line: dict[str, Any] = {
+            "method": method,
+            "title": methods[method]["title"],
+            "kind": methods[method]["kind"],
+            "note": method_note(mine),
+            "runs_ok": len(ok),
+            "runs": len(mine),
+            "trouble": trouble(mine),
+            "seconds": ok["seconds"].median() if len(ok) else np.nan,
+            "peak_memory_mb": ok["peak_memory_mb"].median() if len(ok) else np.nan,
+        }
+        for metric, impl in headline:
+            own = rows[
+                (rows["method"] == method)
+                & (rows["metric"] == metric)
+                & (rows["metric_impl"] == impl)
+            ]
+            interval = mean_t_interval(own["value"])
+            key = f"{metric}|{impl}"
+            line |= {key: interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
+        lines.append(line)
+    first = "|".join(headline[0])
+    return pd.DataFrame(lines).sort_values(first, ascending=False, ignore_index=True, kind="stable")

@@ -1,0 +1,202 @@
+"""Checks and the final tidying that all recipes share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata.utils import make_index_unique
+
+
+def source(files: Mapping[str, Path], key: str) -> Path:
+    """Return the local path of a declared source.
+
+    Parameters
+    ----------
+    files
+        Source names and local paths, as handed to ``load``.
+    key
+        The source that the recipe needs.
+
+    Returns
+    -------
+    The path, which exists.
+
+    Raises
+    ------
+    ValueError
+        If the source is not declared, or its file is not there.
+    """
+    if key not in files:
+        found = ", ".join(sorted(files)) or "none"
+        raise ValueError(f"sources: key {key!r} is missing, found {found}, expected {key!r}")
+    path = Path(files[key])
+    if not path.is_file():
+        raise ValueError(f"{path}: source {key!r}: found no file, expected one")
+    return path
+
+
+def read_h5ad(path: Path) -> ad.AnnData:
+    """Read an h5ad file, and say plainly when it is not one.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    Its content, in memory.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as h5ad.
+    """
+    try:
+        return ad.read_h5ad(path)
+    except Exception as error:  # anndata and h5py raise many kinds for a broken file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: found no readable AnnData ({reason}), expected h5ad") from error
+
+
+def column(adata: ad.AnnData, key: str, path: Path) -> pd.Series:
+    """Return an ``obs`` column as str, refusing absent columns and missing values.
+
+    Parameters
+    ----------
+    adata
+        Where to look.
+    key
+        Name of the column.
+    path
+        The file, for the error.
+
+    Returns
+    -------
+    The column as str.
+
+    Raises
+    ------
+    ValueError
+        If the column is absent or has missing values.
+    """
+    if key not in adata.obs:
+        found = ", ".join(map(str, adata.obs.columns)) or "no columns"
+        raise ValueError(f"{path}: obs key {key!r} is missing, found {found}, expected {key!r}")
+    missing = int(adata.obs[key].isna().sum())
+    if missing:
+        raise ValueError(f"{path}: obs key {key!r}: found {missing} missing values, expected none")
+    return adata.obs[key].astype(str)
+
+
+def as_counts(matrix: Any, path: Path, key: str = "X") -> sp.csr_matrix:
+    """Turn a matrix into canonical ``csr_matrix`` of ``float32``, provided it holds raw counts.
+
+    Parameters
+    ----------
+    matrix
+        Dense or sparse, cells x genes.
+    path, key
+        File and place of the matrix, for the error.
+
+    Returns
+    -------
+    The counts, without stored zeros, with sorted indices.
+
+    Raises
+    ------
+    ValueError
+        If a value is negative, not finite or not an integer.
+    """
+    counts = sp.csr_matrix(matrix)
+    values = counts.data
+    wrong = values[~(np.isfinite(values) & (values >= 0) & (values == np.round(values)))]
+    if wrong.size:
+        raise ValueError(
+            f"{path}: {key}: found {wrong.size} values that are no raw counts "
+            f"(such as {wrong[0]}), expected non-negative integers"
+        )
+    counts = counts.astype(np.float32)
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    counts.sort_indices()
+    return counts
+
+
+def check_shape(found: tuple[int, int], expected: tuple[int, int], path: Path) -> None:
+    """Raise ``ValueError`` unless cells x genes are as expected.
+
+    Parameters
+    ----------
+    found, expected
+        Numbers of cells and genes.
+    path
+        The file, for the error.
+    """
+    if tuple(found) != tuple(expected):
+        raise ValueError(
+            f"{path}: shape: found {found[0]} cells x {found[1]} genes, "
+            f"expected {expected[0]} x {expected[1]}"
+        )
+
+
+def tidy(
+    counts: sp.csr_matrix,
+    *,
+    obs_names: Iterable[str],
+    symbols: Iterable[str],
+    label: Iterable[str],
+    facts: Mapping[str, str | int | float],
+    batch: Iterable[str] | None = None,
+    gene_id: Iterable[str] | None = None,
+) -> ad.AnnData:
+    """Put the parts together in the form that the contract asks for.
+
+    Parameters
+    ----------
+    counts
+        Raw counts as :func:`as_counts` returns them.
+    obs_names
+        Cell names; they must be unique.
+    symbols
+        Gene symbols; repeats get a suffix.
+    label
+        Cell type of each cell.
+    facts
+        What goes to ``uns["recipe"]``.
+    batch
+        Batch of each cell; left out for a single batch.
+    gene_id
+        Ensembl ids, where known.
+
+    Returns
+    -------
+    The tidy AnnData.
+
+    Raises
+    ------
+    ValueError
+        If cell names repeat, or ``batch`` holds a single batch.
+    """
+    index = pd.Index([str(name) for name in obs_names])
+    if not index.is_unique:
+        first = index[index.duplicated()][0]
+        raise ValueError(f"obs_names: found {first!r} twice, expected unique cell names")
+    obs = pd.DataFrame(index=index)
+    if batch is not None:
+        obs["batch"] = pd.Categorical([str(value) for value in batch])
+        if len(obs["batch"].cat.categories) < 2:
+            raise ValueError("obs key 'batch': found a single batch, expected two or more")
+    obs["label"] = pd.Categorical([str(value) for value in label])
+    var = pd.DataFrame(index=make_index_unique(pd.Index([str(name) for name in symbols])))
+    if gene_id is not None:
+        var["gene_id"] = [str(value) for value in gene_id]
+    return ad.AnnData(
+        X=counts, obs=obs, var=var, layers={"counts": counts.copy()}, uns={"recipe": dict(facts)}
+    )

@@ -1,0 +1,169 @@
+# score -> judge -> tables, figures
+
+
+def runs_of(wildcards):
+    """Records of all seeds of a method on a dataset."""
+    return expand(
+        "<results>/runs/{task}/{dataset}/{method}/{seed}/run.json",
+        task=wildcards.task,
+        dataset=wildcards.dataset,
+        method=wildcards.method,
+        seed=PLAN.seeds,
+    )
+
+
+def in_paper(wildcards):
+    """Whether the dataset is the paper's own."""
+    return PLAN.datasets[wildcards.dataset]["in_paper"]
+
+
+def scores_of_plan(wildcards):
+    """Scores of every method on every dataset."""
+    return [
+        f"<results>/scores/{task}/{dataset}/{method}.parquet"
+        for task, dataset in PLAN.pairs
+        for method in PLAN.methods_for(task)
+    ]
+
+
+def scores_of_dataset(wildcards):
+    """Scores of every method on one dataset."""
+    return expand(
+        "<results>/scores/{task}/{dataset}/{method}.parquet",
+        task=wildcards.task,
+        dataset=wildcards.dataset,
+        method=PLAN.methods_for(wildcards.task),
+    )
+
+
+def reported_table(stem, caption, **where):
+    """A table of the report, as the page that people read."""
+    return report(f"<results>/tables/{stem}.html", caption=f"../report/{caption}.rst", **where)
+
+
+def tables_of_plan():
+    """Every table of the selection."""
+    tables = [
+        reported_table(
+            f"{task}_{dataset}",
+            "table",
+            category=task,
+            subcategory=dataset,
+            labels={"what": "results", "form": "table"},
+        )
+        for task, dataset in PLAN.pairs
+    ]
+    labels = {"what": "verdicts", "form": "table"}
+    return [*tables, reported_table("claims", "claims", category="claims", labels=labels)]
+
+
+rule score:
+    """Score all seeds of a method on a dataset: one row per run, metric and unit."""
+    input:
+        prepared="<results>/data/{dataset}/{task}/prepared.json",
+        runs=runs_of,
+        code=[
+            ROOT / "workflow/steps/score.py",
+            ROOT / "workflow/metrics/integration.py",
+            ROOT / "workflow/metrics/annotation.py",
+        ],
+    output:
+        rows="<results>/scores/{task}/{dataset}/{method}.parquet",
+        records="<results>/scores/{task}/{dataset}/{method}.json",
+    log:
+        "<results>/logs/score/{task}_{dataset}_{method}.log",
+    conda:
+        "../../envs/bench.yaml"
+    resources:
+        mem_mb=16000,
+        runtime=120,
+    params:
+        python=PYTHON,
+        in_paper=in_paper,
+        cache=RESULTS / "cache",
+    shell:
+        "{params.python} -m workflow.steps.score --prepared {input.prepared} --runs {input.runs}"
+        " --in-paper {params.in_paper} --rows {output.rows} --records {output.records}"
+        " --cache {params.cache:q} > {log} 2>&1"
+
+
+rule judge:
+    """Gather all rows and give each claim its verdict."""
+    input:
+        scores=scores_of_plan,
+        claims=ROOT / "workflow/claims.yaml",
+        code=[ROOT / "workflow/verdicts.py", ROOT / "workflow/statistics.py"],
+    output:
+        rows="<results>/rows.parquet",
+        runs="<results>/runs.csv",
+        claims="<results>/claims.csv",
+    log:
+        "<results>/logs/judge.log",
+    conda:
+        "../../envs/bench.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        python=PYTHON,
+    shell:
+        "{params.python} -m workflow.steps.judge --scores {input.scores} --rows {output.rows}"
+        " --runs {output.runs} --verdicts {output.claims} > {log} 2>&1"
+
+
+rule tables:
+    """Write the tables as CSV, Markdown and HTML, and the summary that ends a run."""
+    input:
+        scores=scores_of_plan,
+        claims="<results>/claims.csv",
+        code=[ROOT / "workflow/steps/tables.py", ROOT / "workflow/present.py"],
+    output:
+        "<results>/tables/summary.txt",
+        tables_of_plan(),
+    log:
+        "<results>/logs/tables.log",
+    conda:
+        "../../envs/bench.yaml"
+    localrule: True
+    params:
+        python=PYTHON,
+        results=RESULTS,
+    shell:
+        "{params.python} -m workflow.steps.tables --scores {input.scores} --claims {input.claims}"
+        " --results {params.results:q} > {log} 2>&1"
+
+
+rule figures:
+    """Draw the cells of every method, and the headline metric with every seed."""
+    input:
+        scores=scores_of_dataset,
+        prepared="<results>/data/{dataset}/{task}/prepared.json",
+        code=[ROOT / "workflow/steps/figures.py", ROOT / "workflow/present.py"],
+    output:
+        cells=report(
+            "<results>/figures/{task}_{dataset}_cells.png",
+            caption="../report/cells.rst",
+            category="{task}",
+            subcategory="{dataset}",
+            labels={"what": "cells (UMAP)", "form": "figure"},
+        ),
+        headline=report(
+            "<results>/figures/{task}_{dataset}_headline.png",
+            caption="../report/headline.rst",
+            category="{task}",
+            subcategory="{dataset}",
+            labels={"what": "headline, every seed", "form": "figure"},
+        ),
+    log:
+        "<results>/logs/figures/{task}_{dataset}.log",
+    conda:
+        "../../envs/bench.yaml"
+    resources:
+        mem_mb=16000,
+        runtime=60,
+    params:
+        python=PYTHON,
+        runs=str(RESULTS / "runs/{task}/{dataset}"),
+    shell:
+        "{params.python} -m workflow.steps.figures --scores {input.scores} --prepared {input.prepared}"
+        " --runs-folder {params.runs} --cells {output.cells} --headline {output.headline} > {log} 2>&1"

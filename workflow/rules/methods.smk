@@ -1,0 +1,63 @@
+# run_method: one named rule per method, so that --list-rules, --set-resources, --until, the rule graph and
+# the report's statistics show methods by name.
+
+
+def run_params(method):
+    """Parameters of a run, as a function of its wildcards."""
+
+    def params(wildcards):
+        return json.dumps(PLAN.params(method, wildcards.task, wildcards.dataset))
+
+    return params
+
+
+def run_changed(method):
+    """Declared values of the parameters that the configuration changed."""
+
+    def changed(wildcards):
+        return json.dumps(PLAN.changed_params(method, wildcards.task, wildcards.dataset))
+
+    return changed
+
+
+for method, entry in PLAN.methods.items():
+
+    rule:
+        name:
+            f"run_{method}"
+        input:
+            prepared="<results>/data/{dataset}/{task}/prepared.json",
+            script=ROOT / f"baselines/{entry.get('script', method)}.py",
+        output:
+            f"<results>/runs/{{task}}/{{dataset}}/{method}/{{seed}}/run.json",
+        log:
+            f"<results>/runs/{{task}}/{{dataset}}/{method}/{{seed}}/log.txt",
+        benchmark:
+            f"<results>/runs/{{task}}/{{dataset}}/{method}/{{seed}}/benchmark.tsv"
+        conda:
+            f"../../envs/{entry['env']}.yaml"
+        threads: PLAN.limit(method, "threads")
+        resources:
+            gpu=PLAN.limit(method, "gpu"),
+            mem_mb=PLAN.limit(method, "mem_mb"),
+            # The wrapper stops the method; the job gets two minutes more, to write the record.
+            runtime=int(PLAN.limit(method, "runtime")) + 2,
+        params:
+            python=PYTHON,
+            method=method,
+            script=entry.get("script", method),
+            kind=entry["kind"],
+            mode=entry.get("mode", "repaired"),
+            packages=",".join(entry["packages"]),
+            limit=PLAN.limit(method, "runtime") * 60,
+            on_failure=ON_FAILURE,
+            params=run_params(method),
+            changed=run_changed(method),
+        shell:
+            "{params.python} -m workflow.steps.run_method --task {wildcards.task}"
+            " --dataset {wildcards.dataset} --method {params.method} --script {params.script}"
+            " --kind {params.kind} --mode {params.mode} --seed {wildcards.seed}"
+            " --prepared {input.prepared} --record {output} --log {log}"
+            " --params {params.params:q} --changed {params.changed:q} --packages={params.packages:q}"
+            " --threads {threads} --gpu {resources.gpu} --limit {params.limit}"
+            " --on-failure {params.on_failure}"

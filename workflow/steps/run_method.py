@@ -1,0 +1,335 @@
+"""Step 3: run one method once, watch it, and leave a record whatever happens.
+
+Standard library only, because it runs in the method's own environment. The record's ``status`` is one of
+
+``ok``
+    The method ended well and its output keeps the contract.
+``failed``
+    It did not; ``why`` is error, out_of_memory, timeout, killed or bad_output.
+``not_applicable``
+    The method says that it cannot do this dataset (exit code 99).
+``not_installed``, ``no_data``
+    It was not started, because a package or the dataset is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from workflow.files import checksum, read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_APPLICABLE = 99
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 5.0
+ALWAYS_VERSIONS = ("numpy", "scipy", "anndata", "torch")
+OUT_OF_MEMORY = re.compile(
+    r"\bMemoryError\b|OutOfMemoryError|CUDA out of memory|std::bad_alloc|Cannot allocate memory"
+)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies (prctl PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+
+
+def session_memory_mb(session: int) -> float:
+    """Return the resident memory of all processes of a session, in MB (Linux; 0 elsewhere)."""
+    pages = 0
+    for entry in os.scandir("/proc") if os.path.isdir("/proc") else ():
+        if entry.name.isdigit():
+            try:
+                with open(f"/proc/{entry.name}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()
+            except OSError:  # it ended meanwhile
+                continue
+            if int(fields[3]) == session:
+                pages += int(fields[21])
+    return pages * resource.getpagesize() / 2**20
+
+
+def gpu_memory_mb() -> float | None:
+    """Return the memory in use on the visible GPUs in MB, or None where there is no nvidia-smi."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices:
+        query += ["-i", devices]
+    answer = subprocess.run(query, capture_output=True, text=True)
+    values = [float(v) for v in answer.stdout.split() if v.replace(".", "").isdigit()]
+    return sum(values) if values else None
+
+
+def oom_kills() -> int:
+    """Return how often the kernel has killed a process of this control group for memory."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            found = re.search(r"^oom_kill (\d+)", Path(path).read_text(), re.M)
+        except OSError:
+            continue
+        if found:
+            return int(found[1])
+    return 0
+
+
+def reason_from(log: Path) -> str:
+    """Return the line of a log that says best why a program ended: its last error, else its last."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    for line in reversed(lines[-200:]):
+        if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)\b.*", line):
+            return line[:400]
+    return lines[-1][:400] if lines else "no message"
+
+
+def watch(command: list[str], log: Path, limit: float, env: dict, cwd: Path, gpu: int) -> dict:
+    """Run a command in a session of its own under a time limit.
+
+    Returns
+    -------
+    dict
+        ``exit_code`` (negative: the signal), ``timed_out``, ``seconds``, ``cpu_seconds``,
+        ``peak_memory_mb`` of the whole process tree, ``peak_gpu_memory_mb``, ``out_of_memory``.
+    """
+    kills = oom_kills()
+    gpu_before = gpu_memory_mb() if gpu else None
+    peak, peak_gpu, timed_out, last_gpu = 0.0, gpu_before, False, 0.0
+    start = time.monotonic()
+    with open(log, "ab") as out:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+
+        def stop(number: int) -> None:
+            try:
+                os.killpg(child.pid, number)
+            except ProcessLookupError:
+                pass
+
+        def interrupted(number: int, _frame: object) -> None:
+            stop(signal.SIGKILL)
+            sys.exit(128 + number)
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, interrupted)
+        while child.poll() is None:
+            now = time.monotonic()
+            peak = max(peak, session_memory_mb(child.pid))
+            if gpu and now - last_gpu > 1:
+                last_gpu = now
+                used = gpu_memory_mb()
+                peak_gpu = max(filter(None, (peak_gpu, used)), default=None)
+            if not timed_out and now - start > limit:
+                timed_out = True
+                stop(signal.SIGTERM)
+            if timed_out and now - start > limit + GRACE_SECONDS:
+                stop(signal.SIGKILL)
+            try:
+                child.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+        seconds = time.monotonic() - start
+        stop(signal.SIGKILL)  # whatever it left behind
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return {
+        "exit_code": child.returncode,
+        "timed_out": timed_out,
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_memory_mb": round(max(peak, usage.ru_maxrss / unit), 1),
+        "peak_gpu_memory_mb": None if peak_gpu is None else round(peak_gpu - (gpu_before or 0), 1),
+        "out_of_memory": oom_kills() > kills
+        or bool(OUT_OF_MEMORY.search(log.read_text(errors="replace")[-20000:])),
+    }
+
+
+def judge_end(end: dict, log: Path, limit: float) -> tuple[str, str, str]:
+    """Return (status, why, reason) of a run that has ended."""
+    code = end["exit_code"]
+    if end["timed_out"]:
+        return "failed", "timeout", f"stopped after the time limit of {limit:.0f} s"
+    if code == 0:
+        return "ok", "", ""
+    if code == NOT_APPLICABLE:
+        return "not_applicable", "", reason_from(log)
+    if end["out_of_memory"]:
+        return "failed", "out_of_memory", f"out of memory: {reason_from(log)}"
+    if code < 0:
+        name = signal.Signals(-code).name
+        return "failed", "killed", f"killed by {name}; last line of the log: {reason_from(log)}"
+    return "failed", "error", reason_from(log)
+
+
+def commit() -> str:
+    """Return the commit of this checkout, with ``+changes`` where files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def hardware() -> dict:
+    """Return the processor, the number of usable cores and the GPUs of this machine."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        cpu = found[1] if found else cpu
+    except OSError:
+        pass
+    gpus: list[str] = []
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpus = subprocess.run(query, capture_output=True, text=True).stdout.strip().splitlines()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": cpu, "cores": cores, "gpus": gpus}
+
+
+def versions(packages: list[str]) -> dict[str, str | None]:
+    """Return the installed version of each distribution, None where it is missing."""
+    found: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("task", "dataset", "method", "script", "kind", "mode"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--prepared", type=Path, required=True, help="record of the prepare step")
+    parser.add_argument("--record", type=Path, required=True, help="run.json to write")
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--params", default="{}", help="JSON")
+    parser.add_argument("--changed", default="{}", help="JSON: declared values of changed parameters")
+    parser.add_argument("--packages", default="", help="distributions that the method needs, by comma")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gpu", type=int, default=0)
+    parser.add_argument("--limit", type=float, default=3600, help="seconds")
+    parser.add_argument("--on-failure", choices=["record", "stop"], default="stop")
+    args = parser.parse_args()
+
+    folder = args.record.parent.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    args.log.parent.mkdir(parents=True, exist_ok=True)
+    args.log.write_text("")
+    output, scratch = folder / "output.h5ad", folder / "scratch"
+    output.unlink(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    prepared = read_json(args.prepared)
+    packages = [name for name in args.packages.split(",") if name]
+    found = versions(packages)
+    record: dict = {
+        "run_id": f"{args.task}/{args.dataset}/{args.method}/{args.seed}",
+        "task": args.task,
+        "dataset": args.dataset,
+        "method": args.method,
+        "kind": args.kind,
+        "mode": args.mode,
+        "seed": args.seed,
+        "status": "ok",
+        "why": "",
+        "reason": "",
+        "params": json.loads(args.params),
+        "changed_params": json.loads(args.changed),
+        "command": [],
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": versions([n for n in ALWAYS_VERSIONS if n not in packages]) | found,
+        "hardware": hardware(),
+        "threads": args.threads,
+        "gpu": args.gpu,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    missing = [name for name, version in found.items() if version is None]
+    source = args.prepared.parent.resolve()
+    if prepared["status"] != "ok":
+        record |= {"status": "no_data", "reason": prepared["reason"]}
+    elif not (source / "input.h5ad").exists():
+        record |= {
+            "status": "no_data",
+            "reason": f"{source / 'input.h5ad'} is missing; delete {args.prepared} and run again",
+        }
+    elif missing:
+        record |= {
+            "status": "not_installed",
+            "reason": f"{', '.join(missing)} not installed in this environment",
+        }
+    else:
+        command = [sys.executable, "-m", f"baselines.{args.script}", "--task", args.task]
+        command += ["--input", str(source / "input.h5ad"), "--output", str(output)]
+        command += ["--seed", str(args.seed), "--threads", str(args.threads), "--gpu", str(args.gpu)]
+        command += ["--params", args.params]
+        if args.kind == "oracle":  # the only kind that may see the answers
+            command += ["--solution", str(source / "solution.h5ad")]
+        record["command"] = command
+        threads = str(args.threads)
+        env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0"}
+        env |= {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MPLBACKEND": "Agg"}
+        env |= {"MKL_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
+        if not args.gpu:
+            env["CUDA_VISIBLE_DEVICES"] = ""
+        scratch.mkdir()
+        end = watch(command, args.log, args.limit, env, scratch, args.gpu)
+        shutil.rmtree(scratch, ignore_errors=True)
+        status, why, reason = judge_end(end, args.log, args.limit)
+        info: dict = {}
+        if status == "ok":
+            check = [sys.executable, "-m", "workflow.contract", args.task]
+            check += [str(source / "input.h5ad"), str(output)]
+            answer = subprocess.run(check, capture_output=True, text=True, env=env)
+            if answer.returncode == 0:
+                info = json.loads(answer.stdout)
+            else:
+                status, why = "failed", "bad_output"
+                reason = (answer.stderr.strip() or "the output could not be checked").splitlines()[-1]
+        record |= {"status": status, "why": why, "reason": reason, "info": info}
+        record |= {key: value for key, value in end.items() if key != "timed_out"}
+        record["input_sha256"] = prepared["input"]["sha256"]
+        record["output_sha256"] = checksum(output) if status == "ok" else None
+    record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+
+    if record["status"] != "ok":
+        what = f"{record['status']} {record['why']}".strip()
+        line = f"[run_method] {record['run_id']}: {what}: {record['reason']}"
+        print(line, file=sys.stderr)
+        with open(args.log, "a") as log:
+            log.write(line + "\n")
+    # Under "stop" a method that cannot do a dataset is still no failure: it said so itself.
+    if args.on_failure == "stop" and record["status"] not in ("ok", "not_applicable"):
+        return 1
+    write_json(args.record, record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

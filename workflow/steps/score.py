@@ -1,0 +1,112 @@
+"""Step 4: score all seeds of one method on one dataset.
+
+Writes one row per run, metric and unit (Parquet) and the records of the runs beside it (JSON). A run
+that is not ok has a record and no row; an output that changed after its record was written is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import anndata as ad
+import pandas as pd
+
+from workflow import tasks
+from workflow.files import atomic, checksum, read_json, write_json
+
+#: Columns of a row that describe the run; the task's score adds metric, unit and value.
+RUN_COLUMNS = [
+    "run_id", "task", "dataset", "method", "method_kind", "mode", "seed", "reduced_scale",
+    "n_parameters", "seconds", "cpu_seconds", "peak_memory_mb", "peak_gpu_memory_mb", "device",
+    "input_sha256", "output_sha256", "commit", "finished",
+]  # fmt: skip
+VALUE_COLUMNS = ["metric", "metric_impl", "unit_level", "unit_id", "value", "n_units"]
+
+
+def describe(run: dict, in_paper: str) -> dict:
+    """Return the columns that every row of a run carries.
+
+    ``reduced_scale`` is True where a value cannot be held against the paper's: the dataset is not the
+    paper's own, a parameter was changed by the configuration, or the method says so of itself.
+    """
+    info = run.get("info") or {}
+    gpus = run["hardware"]["gpus"]
+    return {
+        "run_id": run["run_id"],
+        "task": run["task"],
+        "dataset": run["dataset"],
+        "method": run["method"],
+        "method_kind": run["kind"],
+        "mode": run["mode"],
+        "seed": run["seed"],
+        "reduced_scale": in_paper != "full"
+        or bool(run["changed_params"])
+        or bool(info.get("reduced_scale")),
+        "n_parameters": info.get("n_parameters"),
+        "seconds": run.get("seconds"),
+        "cpu_seconds": run.get("cpu_seconds"),
+        "peak_memory_mb": run.get("peak_memory_mb"),
+        "peak_gpu_memory_mb": run.get("peak_gpu_memory_mb"),
+        "device": gpus[0] if run["gpu"] and gpus else run["hardware"]["cpu"],
+        "input_sha256": run.get("input_sha256"),
+        "output_sha256": run.get("output_sha256"),
+        "commit": run["commit"],
+        "finished": run["finished"],
+    }
+
+
+def score_run(run: dict, folder: Path, solution: ad.AnnData) -> list[dict]:
+    """Score the output of one run that is ok.
+
+    Raises
+    ------
+    ValueError
+        If the output is missing or is not the one that the record was written for.
+    """
+    output = folder / "output.h5ad"
+    if not output.exists() or checksum(output) != run["output_sha256"]:
+        raise ValueError(
+            f"{output}: missing, or changed after {folder / 'run.json'} was written; "
+            "delete that record and run again"
+        )
+    return tasks.get(run["task"]).score(ad.read_h5ad(output), solution, run["seed"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prepared", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run.json of each seed")
+    parser.add_argument("--in-paper", choices=["full", "part", "no"], required=True)
+    parser.add_argument("--rows", type=Path, required=True, help="Parquet to write")
+    parser.add_argument("--records", type=Path, required=True, help="JSON to write")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for compiled metrics")
+    args = parser.parse_args()
+    # scib-metrics compiles its functions; kept on disk, the next process does not compile them again
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(args.cache.resolve())
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+    solution = None
+    rows: list[dict] = []
+    records = []
+    for path in args.runs:
+        run = read_json(path)
+        records.append(run)
+        if run["status"] == "ok":
+            if solution is None:
+                solution = ad.read_h5ad(args.prepared.parent / "solution.h5ad")
+            about = describe(run, args.in_paper)
+            rows += [about | row for row in score_run(run, path.parent, solution)]
+    table = pd.DataFrame(rows, columns=[*RUN_COLUMNS, *VALUE_COLUMNS]).astype(
+        {"value": float, "seed": int, "reduced_scale": bool, "n_parameters": float}
+    )
+    with atomic(args.rows) as part:
+        table.to_parquet(part, index=False)
+    write_json(args.records, records)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

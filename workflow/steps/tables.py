@@ -1,0 +1,221 @@
+"""Step 6a: the tables, as CSV for machines, Markdown and HTML for people, and the closing summary."""
+
+from __future__ import annotations
+
+import argparse
+import html
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from workflow import tasks
+from workflow.files import atomic, write_text
+from workflow.present import (
+    KIND_TITLES,
+    VERDICT_SIGNS,
+    dataset_title,
+    declared,
+    read_scores,
+    results_table,
+    titles,
+)
+
+STYLE = """
+body{font:14px/1.45 system-ui,sans-serif;margin:1.5em;color:#1a1a1a}
+h1{font-size:1.15em;margin:0 0 .2em} p{margin:.2em 0 1em;max-width:60em;color:#444}
+table{border-collapse:collapse} th,td{padding:.35em .7em;text-align:left;vertical-align:top}
+th{border-bottom:2px solid #333} td{border-bottom:1px solid #ddd}
+td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+small{color:#555;display:block} tr.ours{background:#fdf1e7} tr.control td,tr.oracle td{color:#555}
+"""
+
+
+def number(mean: float, low: float, high: float) -> str:
+    """Write a mean and the half-width of its interval; a dash where there is no value."""
+    if not np.isfinite(mean):
+        return "–"
+    if not np.isfinite(low):
+        return f"{mean:.3f}"
+    return f"{mean:.3f} ± {(high - low) / 2:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people read them."""
+    if not np.isfinite(seconds):
+        return "–"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def readable(table: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Turn a results table into text: one column per thing that a person looks at."""
+    out = pd.DataFrame()
+    out["Method"] = table["title"]
+    out["Kind"] = table["kind"].map(KIND_TITLES)
+    for metric, impl in tasks.get(task).HEADLINE:
+        key = f"{metric}|{impl}"
+        columns = zip(table[key], table[f"{key}_low"], table[f"{key}_high"], strict=True)
+        out[titles(metric, impl)] = [number(*v) for v in columns]
+    out["Runs ok"] = [f"{ok} of {n}" for ok, n in zip(table["runs_ok"], table["runs"], strict=True)]
+    out["Time"] = table["seconds"].map(duration)
+    out["Peak memory"] = [f"{v:.0f} MB" if np.isfinite(v) else "–" for v in table["peak_memory_mb"]]
+    notes = zip(table["note"], table["trouble"], strict=True)
+    out["Note"] = ["; ".join(part for part in pair if part) for pair in notes]
+    return out
+
+
+def page(title: str, caption: str, body: str) -> str:
+    """Return a self-contained HTML page."""
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1><p>{html.escape(caption)}</p>{body}</html>\n"
+    )
+
+
+def html_table(text: pd.DataFrame, classes: list[str], numeric: list[str]) -> str:
+    """Return an HTML table; a note stands in the cell of the name that it belongs to."""
+    shown = [c for c in text.columns if c != "Note"]
+    cells = "".join(f"<th>{html.escape(c)}</th>" for c in shown)
+    lines = [f"<thead><tr>{cells}</tr></thead><tbody>"]
+    for (_, row), css in zip(text.iterrows(), classes, strict=True):
+        lines.append(f'<tr class="{css}">')
+        for column in shown:
+            cell = html.escape(str(row[column]))
+            if column == shown[0] and row.get("Note"):
+                cell += f"<small>{html.escape(row['Note'])}</small>"
+            lines.append(f'<td class="n">{cell}</td>' if column in numeric else f"<td>{cell}</td>")
+        lines.append("</tr>")
+    return "<table>" + "".join(lines) + "</tbody></table>"
+
+
+def markdown(text: pd.DataFrame, title: str, caption: str) -> str:
+    """Return a Markdown section; a note stands in the cell of the name that it belongs to."""
+    text = text.replace({r"\|": "\\\\|"}, regex=True)
+    if "Note" in text:
+        name = text.columns[0]
+        notes = [f" ({n})" if n else "" for n in text["Note"]]
+        text = text.assign(**{name: text[name] + notes}).drop(columns="Note")
+    return f"## {title}\n\n{caption}\n\n{text.to_markdown(index=False)}\n"
+
+
+def claims_text(claims: pd.DataFrame) -> pd.DataFrame:
+    """Turn the verdicts into text."""
+
+    def ours(row: pd.Series) -> str:
+        if not np.isfinite(row["ours"]):
+            return "–"
+        if row["ours"] > 1:  # a count, not a score
+            return f"{row['ours']:,.0f}"
+        return number(row["ours"], row["ours_low"], row["ours_high"])
+
+    def difference(row: pd.Series) -> str:
+        if not np.isfinite(row["delta"]):
+            return "–"
+        return f"{row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}]"
+
+    scale = claims["at_reduced_scale"].map({True: ", at reduced scale", False: ""})
+    reason = claims["reason"].fillna("")
+    trivial = [
+        f"; beaten by the control {name}" if beaten is True or beaten == "True" else ""
+        for name, beaten in zip(claims["best_trivial"], claims["beaten_by_trivial"], strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "Claim": claims["claim_id"] + ": " + claims["text"],
+            "Dataset": claims["dataset"].fillna(""),
+            "Metric": claims["metric"].fillna(""),
+            "Paper": [f"{v:.3f}" if np.isfinite(v) else "–" for v in claims["paper_value"]],
+            "Ours": [ours(row) for _, row in claims.iterrows()],
+            "Difference [95 %]": [difference(row) for _, row in claims.iterrows()],
+            "Against": claims["comparator"].fillna(""),
+            "Verdict": [f"{VERDICT_SIGNS[v]} {v}" for v in claims["verdict"]] + scale,
+            "Note": reason + trivial,
+        }
+    )
+
+
+def write(folder: Path, stem: str, title: str, caption: str, csv: pd.DataFrame, text: pd.DataFrame,
+          classes: list[str]) -> None:
+    """Write one table in its three forms."""
+    with atomic(folder / f"{stem}.csv") as part:
+        csv.to_csv(part, index=False)
+    write_text(folder / f"{stem}.md", markdown(text, title, caption))
+    numeric = [c for c in text.columns if text[c].astype(str).str.match(r"^[–+\-\d]").all()]
+    write_text(folder / f"{stem}.html", page(title, caption, html_table(text, classes, numeric)))
+
+
+def summary(
+    sections: list[tuple[str, pd.DataFrame]], claims: pd.DataFrame, runs: pd.DataFrame, results: Path
+) -> str:
+    """Return the text that ends a run."""
+    console = Console(width=118, record=True, file=open("/dev/null", "w"))
+    for title, text in sections:
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        shown = [c for c in text.columns if c not in ("Kind", "Note")]
+        for column in shown:
+            table.add_column(column, justify="left" if column == "Method" else "right")
+        for _, row in text.iterrows():
+            note = f"\n  [dim]{row['Note']}[/dim]" if row["Note"] else ""
+            table.add_row(row["Method"] + note, *(row[c] for c in shown[1:]))
+        console.print(table)
+        console.print()
+    decided = claims[~claims["verdict"].isin(["NOT RUN", "NOT TESTABLE"])]
+    table = Table(title="Verdicts", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in ("Claim", "Dataset", "Difference [95 %]", "Verdict"):
+        table.add_column(column)
+    for _, row in claims_text(decided).iterrows():
+        table.add_row(row["Claim"], row["Dataset"], row["Difference [95 %]"], row["Verdict"])
+    console.print(table)
+    waiting = claims["verdict"].value_counts()
+    rest = [f"{waiting[v]} {v}" for v in ("NOT RUN", "NOT TESTABLE") if v in waiting]
+    if rest:
+        console.print(f"and {', '.join(rest)}: {results}/tables/claims.md says why\n")
+    ok = int((runs["status"] == "ok").sum())
+    console.print(f"[bold]{ok} of {len(runs)} runs ok[/bold]")
+    for _, run in runs[runs["status"] != "ok"].iterrows():
+        why = run["why"] or run["status"]
+        console.print(f"  {run['run_id']}: {why}: {run['reason']}", highlight=False)
+    console.print(f"tables   {results}/tables/\nfigures  {results}/figures/", highlight=False)
+    return console.export_text()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scores", type=Path, nargs="+", required=True, help="Parquet of each method")
+    parser.add_argument("--claims", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True, help="folder of this selection")
+    args = parser.parse_args()
+
+    folder = args.results / "tables"
+    rows, runs = read_scores(args.scores)
+    claims = pd.read_csv(args.claims)
+    datasets, _ = declared()
+    sections = []
+    for task, dataset in runs[["task", "dataset"]].drop_duplicates().itertuples(index=False):
+        table = results_table(rows, runs, task, dataset)
+        text = readable(table, task)
+        title = f"{dataset_title(dataset, datasets[dataset])}: {task}"
+        n_seeds = runs.loc[runs["dataset"] == dataset, "seed"].nunique()
+        caption = (
+            f"Mean over {n_seeds} seeds ± half of its 95 % t interval; higher is better, the range is 0 to 1. "
+            "Time and peak memory are medians of one run. "
+            + datasets[dataset].get("note", "")
+        )
+        classes = ["ours" if k == "ours" else KIND_TITLES[k].split()[0] for k in table["kind"]]
+        write(folder, f"{task}_{dataset}", title, caption, table, text, classes)
+        sections.append((title, text))
+    text = claims_text(claims)
+    caption = (
+        "One line per claim, dataset and metric. The verdict is computed from the rows of this run. "
+        "Difference: subject minus the comparator against which it fares worst, paired by seed."
+    )
+    write(folder, "claims", "Verdicts", caption, claims, text, ["claim"] * len(text))
+    write_text(folder / "summary.txt", summary(sections, claims, runs, args.results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Annotation: reference cells with labels and query cells without in, a label per query cell out.
+
+Scored by accuracy and macro precision, recall and F1 in three label sets.
+"""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from workflow.splits import batch_split, stratified_split
+from workflow.tasks.genes import mark_highly_variable
+
+HEADLINE = [
+    ("accuracy", "sklearn"),
+    ("macro_f1", "sklearn-union"),
+    ("macro_precision", "sklearn-union"),
+    ("macro_recall", "sklearn-union"),
+    ("balanced_accuracy", "sklearn"),
+]
+
+
+def make_io(adata: ad.AnnData, settings: dict) -> tuple[ad.AnnData, ad.AnnData, dict]:
+    """Part a tidy dataset into the method's input and the solution.
+
+    Parameters
+    ----------
+    adata
+        Tidy dataset (see :mod:`workflow.recipes`) with ``obs["label"]``.
+    settings
+        ``split`` (see the schema of datasets.yaml) and ``n_top_genes`` (default 3000).
+
+    Returns
+    -------
+    input
+        Log-normalised X, ``layers["counts"]``, ``obs["split"]`` (reference or query), ``obs["label"]``
+        (missing for every query cell; its categories are those of the reference alone),
+        ``obs["batch"]`` where the data has one, ``var["highly_variable"]`` chosen on the reference.
+    solution
+        The query cells with ``obs["label"]``; no genes.
+    facts
+        Sizes of the split, ceiling of the accuracy, and how genes were chosen.
+
+    Raises
+    ------
+    ValueError
+        If a side of the split is empty, or a batch named in the split does not exist.
+    """
+    split = dict(settings["split"])
+    kind = split.pop("kind")
+    if kind == "stratified":
+        query = stratified_split(adata.obs["label"].to_numpy(dtype=str), **split)
+    else:
+        query = batch_split(adata.obs, **split)
+    if query.all() or not query.any():
+        raise ValueError(f"split {settings['split']} leaves the reference or the query empty")
+
+    labels = adata.obs["label"].to_numpy(dtype=object)
+    known = sorted(set(labels[~query]))
+    obs = pd.DataFrame(
+        {
+            "split": pd.Categorical(np.where(query, "query", "reference")),
+            "label": pd.Categorical(np.where(query, None, labels), categories=known),
+        },
+        index=adata.obs_names,
+    )
+    if "batch" in adata.obs:
+        obs["batch"] = adata.obs["batch"]
+    given = ad.AnnData(
+        X=adata.X,
+        obs=obs,
+        var=adata.var[[c for c in ("gene_id",) if c in adata.var]].copy(),
+        layers=dict(adata.layers),
+    )
+    facts = mark_highly_variable(given, settings.get("n_top_genes", 3000), cells=~query)
+    truth = adata.obs.loc[query, ["label"]].astype(str)
+    solution = ad.AnnData(X=np.zeros((len(truth), 0), dtype=np.float32), obs=truth)
+    solution.uns["reference_labels"] = known
+    return given, solution, {
+        "highly_variable": facts,
+        "n_reference": int((~query).sum()),
+        "n_query": int(query.sum()),
+        "accuracy_ceiling": float(np.isin(labels[query].astype(str), known).mean()),
+    }
+
+
+def score(output: ad.AnnData, solution: ad.AnnData, seed: int) -> list[dict]:
+    """Score one set of predictions; see :mod:`workflow.metrics.annotation` for every definition."""
+    from workflow.metrics.annotation import score_labels
+
+    return score_labels(
+        truth=solution.obs["label"].to_numpy(dtype=str),
+        predicted=output.obs["label_pred"].to_numpy(dtype=str),
+        reference_labels=[str(v) for v in solution.uns["reference_labels"]],
+        cells=solution.obs_names.to_numpy(dtype=str),
+    )

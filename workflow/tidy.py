@@ -1,0 +1,128 @@
+"""What a tidy dataset is, and the checks that say in one sentence what is wrong with another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scipy.sparse as sp
+
+from workflow.declarations import closest
+
+
+class DataError(ValueError):
+    """A dataset is not what its declaration says; the message names file, key, found, expected."""
+
+
+def read_h5ad(path: str | Path) -> ad.AnnData:
+    """Read an h5ad file.
+
+    Raises
+    ------
+    DataError
+        If the file is truncated or is no h5ad file.
+    """
+    try:
+        return ad.read_h5ad(path)
+    except Exception as error:  # h5py and anndata raise many kinds
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not a readable h5ad file ({reason})") from error
+
+
+def from_columns(path: str | Path, columns: dict[str, str]) -> ad.AnnData:
+    """Make an AnnData tidy that needs no recipe: name its columns, find its counts.
+
+    Parameters
+    ----------
+    path
+        An h5ad file.
+    columns
+        ``{"label": column, "batch": column}`` of ``obs``; ``batch`` is optional.
+
+    Raises
+    ------
+    DataError
+        If a column is missing.
+    """
+    adata = read_h5ad(path)
+    for name, column in columns.items():
+        if column not in adata.obs:
+            raise DataError(
+                f"{path}: obs column {column!r} (for {name!r}) is missing"
+                f"{closest(column, adata.obs.columns)}"
+            )
+    matrix = sp.csr_matrix(adata.layers["counts"] if "counts" in adata.layers else adata.X)
+    obs = pd.DataFrame(
+        {name: pd.Categorical(adata.obs[column].astype(str)) for name, column in columns.items()},
+        index=adata.obs_names,
+    )
+    counts = matrix.astype(np.float32)
+    return ad.AnnData(X=counts, obs=obs, var=adata.var[[]].copy(), layers={"counts": counts.copy()})
+
+
+def check_tidy(adata: ad.AnnData, source: str, expect: dict) -> None:
+    """Raise unless the dataset is tidy and has the declared shape.
+
+    Parameters
+    ----------
+    adata
+        What a recipe returned.
+    source
+        What to call it in the message.
+    expect
+        ``n_obs``, ``n_vars``, ``labels`` and, where there are batches, ``batches``.
+
+    Raises
+    ------
+    DataError
+        On the first thing that is wrong.
+    """
+
+    def fail(text: str) -> None:
+        raise DataError(f"{source}: {text}")
+
+    for axis, names in (("cell", adata.obs_names), ("gene", adata.var_names)):
+        if not names.is_unique:
+            double = names[names.duplicated()]
+            fail(f"{len(double)} duplicated {axis} names, first {double[0]!r}; expected unique names")
+    if "label" not in adata.obs:
+        fail(f"obs column 'label' is missing (found: {', '.join(adata.obs.columns) or 'none'})")
+    if adata.obs["label"].isna().any():
+        fail(f"obs['label'] is missing for {int(adata.obs['label'].isna().sum())} cells")
+    if "counts" not in adata.layers:
+        fail(f"layers['counts'] is missing (found: {', '.join(adata.layers) or 'none'})")
+    counts = sp.csr_matrix(adata.layers["counts"])
+    if not np.isfinite(counts.data).all():
+        fail(f"layers['counts'] has {int((~np.isfinite(counts.data)).sum())} values that are NaN or inf")
+    if (counts.data < 0).any():
+        fail(f"layers['counts'] has negative values, smallest {counts.data.min():g}; expected counts")
+    broken = counts.data != np.round(counts.data)
+    if broken.any():
+        fail(
+            f"layers['counts'] has {broken.mean():.1%} non-integer values, first "
+            f"{counts.data[broken][0]:g}; expected raw counts"
+        )
+    empty = np.flatnonzero(np.diff(counts.indptr) == 0)
+    if len(empty):
+        fail(f"{len(empty)} cells have no counts, first {adata.obs_names[empty[0]]!r}")
+    found = {
+        "n_obs": adata.n_obs,
+        "n_vars": adata.n_vars,
+        "labels": adata.obs["label"].nunique(),
+        "batches": adata.obs["batch"].nunique() if "batch" in adata.obs else 1,
+    }
+    for key, value in expect.items():
+        if found[key] != value:
+            fail(f"{key} is {found[key]}, expected {value} (expect.{key} in workflow/datasets.yaml)")
+
+
+def log_normalize(adata: ad.AnnData) -> None:
+    """Set X to log(1 + counts scaled to 10,000 per cell), as float32 CSR, in place (scanpy)."""
+    adata.layers["counts"] = sp.csr_matrix(adata.layers["counts"], dtype=np.float32)
+    adata.X = adata.layers["counts"].copy()
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    adata.uns.pop("log1p", None)
