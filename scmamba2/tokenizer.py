@@ -79,7 +79,11 @@ def bin_values(
 
 
 def tokenize(
-    bins: Any, gene_ids: np.ndarray, cls_id: int, pad_id: int, config: Config,
+    bins: Any,
+    gene_ids: np.ndarray,
+    cls_id: int,
+    pad_id: int,
+    config: Config,
     rng: np.random.Generator,
 ) -> Tokens:
     """Turn binned cells into token sequences.

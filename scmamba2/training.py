@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -100,8 +99,8 @@ def load(
 ) -> Iterator[Batch]:
     """Put mini-batches on the device, with a fresh mask if there is a ratio."""
 
-    def tensor(array: np.ndarray | None) -> Any:
-        return None if array is None else torch.from_numpy(array).to(device)
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device)
 
     for part in parts:
         tokens = Tokens(*(array[part] for array in cells.tokens))
@@ -109,9 +108,13 @@ def load(
         if mask_ratio and rng is not None:
             values, mask = mask_values(tokens, mask_ratio, mask_value, rng)
         yield Batch(
-            *map(tensor, (tokens.genes, values, tokens.values, mask, tokens.lengths)),
-            batches=tensor(None if cells.batches is None else cells.batches[part]),
-            labels=tensor(None if cells.labels is None else cells.labels[part]),
+            genes=tensor(tokens.genes),
+            values=tensor(values),
+            targets=tensor(tokens.values),
+            mask=tensor(mask),
+            lengths=tensor(tokens.lengths),
+            batches=None if cells.batches is None else tensor(cells.batches[part]),
+            labels=None if cells.labels is None else tensor(cells.labels[part]),
         )
 
 
@@ -220,7 +223,8 @@ def train(
     with torch_stream(seed, "dropout"), tqdm(total=epochs, desc=progress, disable=None) as bar:
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
-            row: dict[str, float] = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
+            rate = optimizer.param_groups[0]["lr"]
+            row: dict[str, float] = {"epoch": epoch, "learning_rate": float(rate)}
             for name, chosen, order in (("train", training, shuffle), ("valid", validation, None)):
                 parts = minibatches(chosen, batch_size, groups, order)
                 loaded = load(cells, parts, device, mask_ratio, mask_value, mask)

@@ -31,7 +31,7 @@ class Vocabulary:
 
     def __init__(self, ids: dict[str, int]) -> None:
         if sorted(ids.values()) != list(range(len(ids))):
-            raise ValueError(f"the ids of {len(ids)} symbols must be 0 to {len(ids) - 1}, each once")
+            raise ValueError(f"the ids of {len(ids)} symbols must be 0 to {len(ids) - 1} once each")
         self.ids = dict(ids)
         for token in SPECIALS:
             self.ids.setdefault(token, len(self.ids))

@@ -57,9 +57,7 @@ class CellDecoder(nn.Module):
 class Classifier(nn.Module):
     """Two blocks and a linear layer on the cell embedding."""
 
-    def __init__(
-        self, d_model: int, n_classes: int, activation: type[nn.Module] = nn.ReLU
-    ) -> None:
+    def __init__(self, d_model: int, n_classes: int, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
         blocks = [(nn.Linear(d_model, d_model), activation(), nn.LayerNorm(d_model)) for _ in "12"]
         self._decoder = nn.Sequential(*blocks[0], *blocks[1])

@@ -12,6 +12,8 @@ from ..ops import bissd
 
 __all__ = ["BiMamba2"]
 
+EPS = 1e-5
+
 
 class BiMamba2(nn.Module):
     """M(X) + R(M(R(X))) for one Mamba-2 mixer M shared by both directions.
@@ -33,21 +35,23 @@ class BiMamba2(nn.Module):
         self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # softplus of it: step
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(heads))
-        self.norm = nn.RMSNorm(d_inner, eps=1e-5)
+        self.norm = nn.RMSNorm(d_inner, eps=EPS)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mix tokens ``(b, T, d_model)`` of which the first ``lengths`` ``(b,)`` are real."""
+        conv_bias = self.conv1d.bias
+        assert conv_bias is not None
         both = bissd(
             self.in_proj(x),
             self.conv1d.weight,
-            self.conv1d.bias,
+            conv_bias,
             self.dt_bias,
             self.A_log,
             self.D,
             self.norm.weight,
             lengths,
             chunk_size=self.chunk_size,
-            eps=self.norm.eps,
+            eps=EPS,
         )
         return self.out_proj(both)

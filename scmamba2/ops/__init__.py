@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,10 @@ from .reference import bissd_reference
 
 __all__ = ["BACKENDS", "bissd"]
 
-BACKENDS = {"chunked": bissd_chunked, "reference": bissd_reference}
+BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "chunked": bissd_chunked,
+    "reference": bissd_reference,
+}
 
 
 def bissd(
@@ -80,15 +85,17 @@ def bissd(
             f"zxbcdt of shape {tuple(zxbcdt.shape)} does not fit {d_inner} inner channels, "
             f"{channels} convolution channels and {heads} heads"
         )
-    b, l, _ = zxbcdt.shape
+    b, length, _ = zxbcdt.shape
     if lengths is None:
-        lengths = torch.full((b,), l, device=zxbcdt.device)
-    if lengths.shape != (b,) or (b and (lengths.min() < 0 or lengths.max() > l)):
-        raise ValueError(f"lengths must hold one number from 0 to {l} for each of {b} sequences")
-    tensors = (zxbcdt, conv_weight, conv_bias, dt_bias, A_log, D, norm_weight)
+        lengths = torch.full((b,), length, device=zxbcdt.device)
+    if lengths.shape != (b,) or (b and (lengths.min() < 0 or lengths.max() > length)):
+        raise ValueError(
+            f"lengths must hold one number from 0 to {length} for each of {b} sequences"
+        )
+    tensors = [zxbcdt, conv_weight, conv_bias, dt_bias, A_log, D, norm_weight]
     if zxbcdt.dtype in (torch.float16, torch.bfloat16):
-        tensors = tuple(t.float() for t in tensors)
-    if 0 in (b, l):
-        return zxbcdt[..., :d_inner]
+        tensors = [t.float() for t in tensors]
+    if 0 in (b, length):
+        return zxbcdt[..., :d_inner].clone()
     run = BACKENDS["chunked" if backend == "auto" else backend]
     return run(*tensors, lengths, chunk_size, eps).to(zxbcdt.dtype)

@@ -18,11 +18,11 @@ so the two triangles of one matrix hold the decays of both directions. No expone
 nothing overflows however large ``dt`` grows. The chunked form itself is that of Dao & Gu 2024,
 Mamba-2, arXiv 2405.21060, section 6.
 
-The gradient is written out, for two reasons. A CPU is bound by memory traffic here: computing a
-few cells at a time, and again in the backward pass, keeps every intermediate in cache and stores
-none. And the gradient of the decays needs no matrix at all. With ``S`` the sum of ``dt * A`` from
-the start of the cell, the forward direction is ``y_t = sum_j exp(S_t - S_j) (C_t . B_j) x_j``, so
-``S_t`` receives ``dy_t . y_t - x_t . dx_t``; the backward direction gives the opposite sign.
+The gradient is written out, for two reasons. A CPU is bound by memory traffic here: a few cells at
+a time keep every intermediate in cache, and large mini-batches compute them a second time rather
+than store them. And the gradient of the decays needs no further matrix. Inside a chunk, where
+``y_t = sum_j exp(s_t - s_j) (C_t . B_j) x_j``, ``s_t`` receives ``dy_t . y_t - x_t . dx_t``; what
+crosses a chunk's far edge is the state there times its gradient. The backward direction mirrors it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CACHE_ELEMENTS = 1 << 17
+CACHE_ELEMENTS = 1 << 18
 """Size of a ``(cells, length, d_inner)`` activation up to which a slice stays in a core's cache."""
+
+KEEP_ELEMENTS = 1 << 22
+"""The same for a mini-batch whose intermediates, 140 bytes per element, are kept for backward."""
 
 silu_backward = torch.ops.aten.silu_backward
 
@@ -53,7 +56,9 @@ def bissd_chunked(
 ) -> Tensor:
     """See :func:`scmamba2.ops.bissd`; this is its ``"chunked"`` backend."""
     weights = Weights(conv_weight, conv_bias, dt_bias, A_log, D, norm_weight)
-    return _BiSSD.apply(zxbcdt, *weights, lengths, chunk_size, eps)
+    elements = zxbcdt.shape[0] * zxbcdt.shape[1] * norm_weight.numel()
+    keep = torch.is_grad_enabled() and elements <= KEEP_ELEMENTS
+    return _BiSSD.apply(zxbcdt, *weights, lengths, chunk_size, eps, keep)
 
 
 class Weights(NamedTuple):
@@ -70,33 +75,40 @@ class _BiSSD(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, zxbcdt: Tensor, *args: Any) -> Tensor:
-        *weights, lengths, chunk_size, eps = args
+        *weights, lengths, chunk_size, eps, keep = args
         ctx.save_for_backward(zxbcdt, lengths, *weights)
-        ctx.rest = chunk_size, eps
+        ctx.rest, ctx.kept = (chunk_size, eps), []
         out = zxbcdt.new_zeros(*zxbcdt.shape[:2], weights[-1].numel())
         for cells, longest in _slices(out, lengths):
             part = _Slice(zxbcdt[cells, :longest], lengths[cells], Weights(*weights), *ctx.rest)
             out[cells, :longest] = part.forward()
+            if keep:
+                ctx.kept.append(part)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         zxbcdt, lengths, *weights = ctx.saved_tensors
+        kept, ctx.kept = ctx.kept[::-1], []
         grad_in = torch.zeros_like(zxbcdt)
         grads = [torch.zeros_like(w) for w in weights]
         for cells, longest in _slices(grad_out, lengths):
-            part = _Slice(zxbcdt[cells, :longest], lengths[cells], Weights(*weights), *ctx.rest)
+            if kept:
+                part = kept.pop()
+            else:
+                part = _Slice(zxbcdt[cells, :longest], lengths[cells], Weights(*weights), *ctx.rest)
             new = part.backward(grad_out[cells, :longest], grad_in[cells, :longest])
             for total, grad in zip(grads, new, strict=True):
                 total += grad
-        return grad_in, *grads, None, None, None
+        return grad_in, *grads, None, None, None, None
 
 
 def _slices(activation: Tensor, lengths: Tensor) -> list[tuple[slice, int]]:
     """Cut a mini-batch into runs of cells, each with its longest length; leave out empty runs."""
     b, length, width = activation.shape
-    step = b if activation.is_cuda else max(1, CACHE_ELEMENTS // max(1, length * width))
-    runs = [slice(i, i + step) for i in range(0, b, max(1, step))]
+    on_cpu = activation.device.type == "cpu"
+    step = max(1, CACHE_ELEMENTS // (length * width)) if on_cpu else b
+    runs = [slice(i, i + step) for i in range(0, b, step)]
     return [(run, longest) for run in runs if (longest := int(lengths[run].max())) > 0]
 
 
@@ -110,7 +122,7 @@ class _Slice:
     def __init__(
         self, zxbcdt: Tensor, lengths: Tensor, weights: Weights, chunk_size: int, eps: float
     ) -> None:
-        self.weights, self.eps = weights, eps
+        self.weights = weights
         d_inner, h = weights.norm_weight.numel(), weights.dt_bias.numel()
         n = (weights.conv_bias.numel() - d_inner) // 2
         b, self.length, _ = zxbcdt.shape
@@ -120,11 +132,14 @@ class _Slice:
         self.flat, self.chunks, self.heads = (2, b, c * q), (2, b, c, q), (2, b, c, q, h)
         self.widths = [d_inner, n, n]
 
-        self.pad = torch.arange(c * q, device=zxbcdt.device) >= lengths[:, None, None].mT
-        self.pad = self.pad.mT  # (b, c * q, 1)
+        position = torch.arange(c * q, device=zxbcdt.device)
+        self.pad = (position >= lengths[:, None])[..., None]  # (b, c * q, 1)
+        self.ragged = bool((lengths < self.length).any())
+        # A pad puts nothing into the state and does not let it decay.
         padded = zxbcdt.new_empty(b, c * q, zxbcdt.shape[-1])
         padded[:, : self.length] = zxbcdt
-        if self.pad.any():  # a pad puts nothing into the state and does not let it decay
+        padded[:, self.length :] = 0
+        if self.ragged:
             padded.masked_fill_(self.pad, 0)
         self.z, self.xbc, dt = padded.split([d_inner, d_inner + 2 * n, h], dim=-1)
         self.gate = F.silu(self.z)
@@ -137,7 +152,7 @@ class _Slice:
         self.across = end.exp()[..., None]  # (b, c, 1, h, 1), over a whole chunk
         self.to_edge = torch.stack([end - s, e]).exp_()[..., None]  # (2, b, c, q, h, 1)
         self.from_edge = torch.stack([s, end - e]).exp_()[..., None]
-        s, e = s.transpose(2, 3), e.transpose(2, 3)
+        s, e = s.mT.contiguous(), e.mT.contiguous()
         past = torch.ones(q, q, dtype=torch.bool, device=dt.device).tril()
         exponent = torch.where(
             past, s[..., :, None] - s[..., None, :], e[..., None, :] - e[..., :, None]
@@ -157,8 +172,7 @@ class _Slice:
         self.entering = self.carry(self.B.mT @ self.xd_edge, mirror=False)
         self.ssm = (self.C @ self.entering).view_as(self.xd).mul_(self.from_edge)
         self.ssm += (self.mixing @ self.xd_heads).transpose(-2, -3)
-        y = torch.addcmul(self.ssm, self.x, weights.D[:, None])
-        self.y = y.view(*self.flat, d_inner)
+        self.y = torch.addcmul(self.ssm.view(*self.flat, -1), x, self.wide(weights.D))
         self.normed = self.y * self.gate
         norm = torch.linalg.vector_norm(self.normed, dim=-1, keepdim=True)
         self.rstd = torch.rsqrt(norm.square_() / d_inner + eps)
@@ -180,7 +194,11 @@ class _Slice:
 
     def taps(self) -> Tensor:
         """Return the convolution's weights by distance, ``(width, d_inner + 2n)``."""
-        return self.weights.conv_weight[:, 0].T.flip(0)
+        return self.weights.conv_weight[:, 0].flip(1).T.contiguous()
+
+    def wide(self, per_head: Tensor) -> Tensor:
+        """Repeat ``(h,)`` for the channels of each head, ``(d_inner,)``."""
+        return per_head.repeat_interleave(self.weights.norm_weight.numel() // per_head.numel())
 
     def carry(self, left: Tensor, mirror: bool) -> Tensor:
         """Turn what each chunk leaves behind into the state entering each chunk.
@@ -195,12 +213,9 @@ class _Slice:
             order = range(c - 1, -1, -1) if direction != mirror else range(c)
             entering[direction, :, order[0]] = 0
             for here, then in zip(order, order[1:], strict=False):
-                torch.addcmul(
-                    left[direction, :, here],
-                    entering[direction, :, here],
-                    self.across[:, here],
-                    out=entering[direction, :, then],
-                )
+                state = entering[direction, :, then]
+                torch.mul(entering[direction, :, here], self.across[:, here], out=state)
+                state += left[direction, :, here]
         return entering.flatten(-2)
 
     def backward(self, grad_out: Tensor, grad_in: Tensor) -> tuple[Tensor, ...]:
@@ -228,10 +243,13 @@ class _Slice:
         # Step sizes: directly, as dt * x, and through the decays (see the top of this file).
         grad_dt = (self.x * grad_xd).sum(-1)
         change = (gy * self.ssm).sum(-1) - grad_dt * self.dt[..., 0]
-        change, grad_dt = change.view(*flat, h), grad_dt.sum(0).view(b, c * q, h)
-        grad_sum = change[0]
-        grad_sum[:, :-1] -= change[1, :, 1:]
-        grad_dtA = grad_sum.flip(1).cumsum(1).flip(1)
+        across = self.entering[0, :, 1:] * grad_left[0, :, :-1]  # at the chunks' far edges
+        across = torch.stack([across, self.entering[1, :, :-1] * grad_left[1, :, 1:]])
+        across = across.unflatten(-1, (h, -1)).sum((3, 5))[..., None, :]
+        grad_dtA = change[0].flip(2).cumsum(2).flip(2) + change[1].cumsum(2)
+        grad_dtA[:, :-1] += across[0]
+        grad_dtA[:, 1:] += across[1]
+        grad_dtA, grad_dt = grad_dtA.view(b, c * q, h), grad_dt.sum(0).view(b, c * q, h)
         A = -w.A_log.exp()
         grad_A_log = (grad_dtA * self.dt.view(b, c * q, h)).sum((0, 1)) * A
         grad_raw = (grad_dt + grad_dtA * A) * torch.sigmoid(self.raw)
@@ -239,9 +257,10 @@ class _Slice:
 
         # SiLU and convolution.
         grad_D = (gy * self.x).sum((0, 1, 2, 3, 5))
-        grad_x = torch.addcmul(grad_xd.mul_(self.dt), gy, w.D[:, None])
-        grad_u = torch.cat([g.view(*flat, -1) for g in (grad_x, grad_B, grad_C)], dim=-1)
-        grad_u = silu_backward(grad_u, self.u)
+        grad_x = grad_xd.mul_(self.dt).view(*flat, -1)
+        grad_x.addcmul_(gy.view(*flat, -1), self.wide(w.D))
+        parts = [grad_x, grad_B.view(*flat, -1), grad_C.view(*flat, -1)]
+        grad_u = silu_backward(torch.cat(parts, dim=-1), self.u)
         both = grad_u[0] + grad_u[1]
         taps, grad_taps = self.taps(), [(both * self.xbc).sum((0, 1))]
         grad_xbc = both * taps[0]
@@ -256,7 +275,8 @@ class _Slice:
         grad_z = silu_backward(grad_gate, self.z)
         parts = [grad[:, : self.length] for grad in (grad_z, grad_xbc, grad_raw)]
         torch.cat(parts, dim=-1, out=grad_in)
-        grad_in.masked_fill_(self.pad[:, : self.length], 0)
+        if self.ragged:
+            grad_in.masked_fill_(self.pad[:, : self.length], 0)
         grad_dt_bias = grad_raw.sum((0, 1))
         grad_conv_bias = both.sum((0, 1))
         return grad_conv_weight, grad_conv_bias, grad_dt_bias, grad_A_log, grad_D, grad_norm_weight

@@ -61,22 +61,22 @@ def mamba2(
     The recurrence of Dao & Gu 2024, Mamba-2, arXiv 2405.21060, with the defaults of mamba-ssm
     2.2.2: one group of B and C, SiLU, RMSNorm after the gate.
     """
-    b, l, _ = zxbcdt.shape
+    b, length, _ = zxbcdt.shape
     h, d_inner, width = dt_bias.numel(), norm_weight.numel(), conv_weight.shape[-1]
     n = (conv_bias.numel() - d_inner) // 2
     z, xbc, dt = zxbcdt.split([d_inner, d_inner + 2 * n, h], dim=-1)
     xbc = F.pad(xbc.transpose(1, 2), (width - 1, 0))
     xbc = F.silu(F.conv1d(xbc, conv_weight, conv_bias, groups=conv_bias.numel())).transpose(1, 2)
     x, B, C = xbc.split([d_inner, n, n], dim=-1)
-    x = x.reshape(b, l, h, d_inner // h)
+    x = x.reshape(b, length, h, d_inner // h)
     dt = F.softplus(dt + dt_bias)
     decay = torch.exp(dt * -torch.exp(A_log))
 
     state = torch.zeros_like(x[:, 0, :, :, None] * B[:, 0, None, None, :])
     outputs = []
-    for t in range(l):
+    for t in range(length):
         added = (dt[:, t, :, None] * x[:, t])[..., None] * B[:, t, None, None, :]
         state = decay[:, t, :, None, None] * state + added
         outputs.append((state * C[:, t, None, None, :]).sum(-1) + D[:, None] * x[:, t])
-    y = torch.stack(outputs, dim=1).reshape(b, l, d_inner) * F.silu(z)
+    y = torch.stack(outputs, dim=1).reshape(b, length, d_inner) * F.silu(z)
     return y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * norm_weight

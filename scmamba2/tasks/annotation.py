@@ -43,7 +43,7 @@ class Annotator(Task):
     classes : list of str
         Labels seen in ``fit``, sorted: the columns of ``predict_proba``.
     history : list of dict
-        Loss and accuracy per epoch, see :func:`scmamba2.training.train`.
+        Loss per epoch, see :func:`scmamba2.training.train`.
     n_parameters : int
         Trainable values.
     coverage : float

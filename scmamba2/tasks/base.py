@@ -60,9 +60,7 @@ class Task:
     def _build(self, **heads: Any) -> ScMamba2:
         assert self.vocabulary is not None
         with torch_stream(self.seed, "init"):
-            model = ScMamba2(
-                self.config, len(self.vocabulary), pad_id=self.vocabulary.pad, **heads
-            )
+            model = ScMamba2(self.config, len(self.vocabulary), pad_id=self.vocabulary.pad, **heads)
         return model.to(self.device)
 
     def _tokens(self, adata: Any) -> tuple[Tokens, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from ..vocabulary import Vocabulary
@@ -13,9 +12,7 @@ from ..vocabulary import Vocabulary
 __all__ = ["read_column", "read_matrix"]
 
 
-def read_matrix(
-    adata: Any, vocabulary: Vocabulary
-) -> tuple[sparse.csr_matrix, np.ndarray, float]:
+def read_matrix(adata: Any, vocabulary: Vocabulary) -> tuple[sparse.csr_matrix, np.ndarray, float]:
     """Return the values of the known genes, these genes' token ids, and their share.
 
     Values are ``adata.layers["counts"]`` if there, else ``adata.X``: counts, or any increasing
@@ -83,7 +80,7 @@ def read_column(adata: Any, key: str, what: str) -> np.ndarray:
     if key not in adata.obs:
         raise ValueError(f"no {what} column {key!r} in adata.obs ({_some(adata.obs.columns)})")
     column = adata.obs[key]
-    missing = np.flatnonzero(pd.isna(column))
+    missing = np.flatnonzero(column.isna())
     if missing.size:
         raise ValueError(
             f"{missing.size} cells have no {what} in {key!r} ({_some(adata.obs_names[missing])})"

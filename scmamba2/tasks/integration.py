@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import Config
-from ..model.losses import masked_mse, masked_nonzero_nll
+from ..model.losses import nonzero_nll, squared_error
 from ..training import Batch, Cells, train
 from ..vocabulary import Vocabulary
 from .base import Task, encode, unit
@@ -158,7 +158,6 @@ def objective(model: Any, batch: Batch) -> dict[str, Tensor]:
     place = batch.mask.flatten().nonzero().squeeze(1)
     cell = torch.div(place, batch.mask.shape[1], rounding_mode="floor")
     target = batch.targets.flatten()[place]
-    everywhere = torch.ones_like(target, dtype=torch.bool)
 
     token = hidden.flatten(0, 1).index_select(0, place)
     labels = batch.batches[cell]
@@ -167,9 +166,9 @@ def objective(model: Any, batch: Batch) -> dict[str, Tensor]:
     cell_value, cell_nonzero = model.decode_cells(genes, hidden[:, 0].index_select(0, cell), labels)
     guess = model.grad_reverse_discriminator(hidden[:, 0])
     return {
-        "gep": masked_mse(value, target, everywhere),
-        "gep_zero": masked_nonzero_nll(nonzero, target, everywhere),
-        "gepc": masked_mse(cell_value, target, everywhere),
-        "gepc_zero": masked_nonzero_nll(cell_nonzero, target, everywhere),
+        "gep": squared_error(value, target),
+        "gep_zero": nonzero_nll(nonzero, target),
+        "gepc": squared_error(cell_value, target),
+        "gepc_zero": nonzero_nll(cell_nonzero, target),
         "dar": F.cross_entropy(guess, batch.batches),
     }

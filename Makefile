@@ -1,0 +1,60 @@
+# make demo | test | lint | report | retry | clean | help. Needs Python 3.11 and make, nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3.11
+VENV := .venv
+READY := $(VENV)/.ready
+DEMO := results/demo
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+SNAKEMAKE := $(RUN) snakemake --profile workflow/profiles/demo
+
+.PHONY: help demo report test lint format retry clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# The pins live in one place, envs/bench.yaml, which --use-conda reads too.
+$(READY): envs/bench.yaml envs/dev.txt pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "make needs $(PYTHON); say PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "make needs Python 3.11, $(PYTHON) is $$($(PYTHON) --version)"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	sed -n 's/^      - \(.*==.*\)/\1/p' envs/bench.yaml > $(VENV)/pins.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $(VENV)/pins.txt -r envs/dev.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(VENV)/bin/pip check
+	touch $(READY)
+
+demo: $(READY)  ## run the demonstration, then write its report (minutes, two cores, no network)
+	$(SNAKEMAKE)
+	@$(MAKE) --no-print-directory report
+
+report: $(READY)  ## write the report of the demonstration again
+	@rm -rf $(DEMO)/report
+	$(SNAKEMAKE) --report $(DEMO)/report.zip > $(DEMO)/logs/report.log 2>&1 \
+	  || { cat $(DEMO)/logs/report.log; exit 1; }
+	@$(VENV)/bin/python -m zipfile -e $(DEMO)/report.zip $(DEMO)
+	@echo "report   $(DEMO)/report/report.html"
+
+test: $(READY)  ## run all tests
+	$(RUN) python -m pytest
+
+lint: $(READY)  ## check style, types and the workflow
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) snakefmt --check Snakefile workflow/rules
+	$(RUN) mypy
+	$(RUN) snakemake --lint
+
+format: $(READY)  ## format all code
+	$(RUN) ruff format . && ruff check --fix . && snakefmt Snakefile workflow/rules
+
+retry: $(READY)  ## forget the runs and downloads of the demonstration that failed, and run it again
+	$(RUN) python -m workflow.steps.forget $(DEMO)
+	@$(MAKE) --no-print-directory demo
+
+clean:  ## delete the environment and the demonstration's results
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,281 @@
+"""The workflow itself, run in a copy of the repository: adding to it, breaking it, stopping it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, Bench, entry, make_cells, method_entry
+
+from workflow.files import read_json
+
+TABLES = ("out/claims.csv", "out/tables/summary.txt")
+
+IO = "import numpy as np\nfrom baselines import _io\n"
+MAIN = "\nif __name__ == '__main__':\n    _io.main(integration=integration)\n"
+METHODS = {
+    "crashes": "raise ValueError('division by a gene')",
+    "not_for_me": "_io.not_applicable('needs spatial coordinates')",
+    "sleeps": "import time; time.sleep(120)",
+    "is_killed": "import os; os.kill(os.getpid(), 9)",
+    "gives_nan": "return np.full((given.adata.n_obs, 2), np.nan)",
+    "gives_transposed": "return np.zeros((2, given.adata.n_obs))",
+}
+RAW = """
+import sys
+import anndata as ad, numpy as np, pandas as pd
+given = ad.read_h5ad(sys.argv[sys.argv.index("--input") + 1])
+names = given.obs_names{change}
+out = ad.AnnData(obs=pd.DataFrame(index=names), obsm={{"X_emb": np.zeros((len(names), 2))}})
+out.write_h5ad(sys.argv[sys.argv.index("--output") + 1])
+"""
+EXPECTED = {
+    "crashes": ("failed", "error", "ValueError: division by a gene"),
+    "not_for_me": ("not_applicable", "", "needs spatial coordinates"),
+    "sleeps": ("failed", "timeout", "stopped after the time limit"),
+    "is_killed": ("failed", "killed", "killed by SIGKILL"),
+    "gives_nan": ("failed", "bad_output", "NaN or inf in 60 of 60 cells"),
+    "gives_transposed": ("failed", "error", "returned 2 rows, expected 60"),
+    "shuffles": ("failed", "bad_output", "in another order than the input"),
+    "loses_cells": ("failed", "bad_output", "50 cells in the output, expected 60"),
+    "is_absent": ("not_installed", "", "no-such-distribution not installed"),
+    "pca": ("ok", "", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory) -> tuple[Bench, subprocess.CompletedProcess]:
+    """One run with every kind of bad method on a good dataset, and a good method on bad datasets."""
+    bench = Bench(tmp_path_factory.mktemp("broken") / "bench")
+    for name, body in METHODS.items():
+        bench.script(name, f"{IO}\ndef integration(given):\n    {body}\n{MAIN}")
+        bench.declare("methods", **{name: method_entry(name)})
+    bench.script("shuffles", RAW.format(change="[::-1]"))
+    bench.script("loses_cells", RAW.format(change="[:50]"))
+    bench.script("is_absent", "")
+    bench.declare(
+        "methods",
+        shuffles=method_entry("shuffles"),
+        loses_cells=method_entry("loses cells"),
+        is_absent=method_entry("is absent", packages=["no-such-distribution"]),
+    )
+    good = make_cells()
+    good.write_h5ad(bench.folder / "good.h5ad")
+    other = good.copy()
+    del other.obs["cell_type"]
+    other.write_h5ad(bench.folder / "no_column.h5ad")
+    other = good.copy()
+    other.layers["counts"] = other.X / 2
+    other.write_h5ad(bench.folder / "no_counts.h5ad")
+    other = good.copy()
+    other.obs_names = ["cell0", "cell0", *good.obs_names[2:]]
+    other.write_h5ad(bench.folder / "twice.h5ad")
+    whole = (bench.folder / "good.h5ad").read_bytes()
+    (bench.folder / "truncated.h5ad").write_bytes(whole[: len(whole) // 3])
+    names = ["good", "no_column", "no_counts", "twice", "truncated"]
+    bench.declare("datasets", **{name: entry(f"file:{name}.h5ad") for name in names})
+    bench.config(names[1:], {"integration": ["pca"]}, [0], pathvars={"results": "bad"})
+    assert bench.run("bad/claims.csv", "bad/tables/summary.txt").returncode == 0
+    brief = {"sleeps": {"runtime": 0.05}}
+    bench.config(names[:1], {"integration": list(EXPECTED)}, [0], resources=brief)
+    return bench, bench.run(*TABLES)
+
+
+def test_a_run_full_of_failures_still_builds_its_tables(broken):
+    bench, ended = broken
+    assert ended.returncode == 0, ended.stderr
+    summary = (bench.folder / "out/tables/summary.txt").read_text()
+    assert "1 of 10 runs ok" in summary
+    assert (bench.folder / "out/tables/integration_good.html").exists()
+
+
+@pytest.mark.parametrize("method", list(EXPECTED))
+def test_each_failure_is_recorded_with_its_reason(broken, method):
+    bench, _ = broken
+    status, why, reason = EXPECTED[method]
+    record = read_json(bench.folder / f"out/runs/integration/good/{method}/0/run.json")
+    assert (record["status"], record["why"]) == (status, why)
+    assert reason in record["reason"]
+    runs = pd.read_csv(bench.folder / "out/runs.csv", keep_default_na=False)
+    row = runs[(runs["dataset"] == "good") & (runs["method"] == method)]
+    assert list(row["status"]) == [status]
+    markdown = (bench.folder / "out/tables/integration_good.md").read_text()
+    line = next(li for li in markdown.splitlines() if method.replace("_", " ") in li or method in li or (method == "pca" and "PCA" in li))
+    assert reason in line
+    assert ("–" in line) == (method != "pca")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "reason"),
+    [
+        ("no_column", "obs column 'cell_type' (for 'label') is missing"),
+        ("no_counts", "non-integer values"),
+        ("twice", "duplicated cell names"),
+        ("truncated", "not a readable h5ad file"),
+    ],
+)
+def test_bad_data_costs_its_own_rows_only(broken, dataset, reason):
+    bench, _ = broken
+    prepared = read_json(bench.folder / f"bad/data/{dataset}/integration/prepared.json")
+    assert prepared["status"] == "no_data"
+    assert reason in prepared["reason"]
+    assert not (bench.folder / f"bad/data/{dataset}/integration/input.h5ad").exists()
+    record = read_json(bench.folder / f"bad/runs/integration/{dataset}/pca/0/run.json")
+    assert (record["status"], record["reason"]) == ("no_data", prepared["reason"])
+    assert "0 of 4 runs ok" in (bench.folder / "bad/tables/summary.txt").read_text()
+
+
+def test_nothing_is_left_to_do_and_forgetting_failures_runs_just_them_again(broken):
+    bench, _ = broken
+    assert "Nothing to be done" in (again := bench.run(*TABLES)).stdout + again.stderr
+    good = bench.folder / "out/runs/integration/good"
+    before = (good / "pca/0/run.json").stat().st_mtime_ns
+    bench.script("crashes", f"{IO}\ndef integration(given):\n    return given.adata.X[:, :3].toarray()\n{MAIN}")
+    forget = [*bench.command()[:1], "-m", "workflow.steps.forget", "out"]
+    said = subprocess.run(forget, cwd=bench.folder, capture_output=True, text=True, check=True)
+    assert "forgot out/runs/integration/good/crashes/0/run.json" in said.stdout
+    assert (good / "not_for_me/0/run.json").exists()
+    ended = bench.run("out/runs/integration/good/crashes/0/run.json")
+    assert ended.returncode == 0, ended.stderr
+    assert read_json(good / "crashes/0/run.json")["status"] == "ok"
+    assert (good / "pca/0/run.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kind", ["method", "data"])
+def test_under_stop_the_first_failure_is_an_error(bench, cells, kind):
+    if kind == "data":
+        del cells.obs["cell_type"]
+    cells.write_h5ad(bench.folder / "cells.h5ad")
+    bench.declare("datasets", cells=entry("file:cells.h5ad"))
+    bench.declare("methods", crashes=method_entry("Crashes"))
+    bench.script("crashes", "raise ValueError('division by a gene')")
+    bench.config(["cells"], {"integration": ["crashes"]}, [0], on_failure="stop")
+    ended = bench.run(*TABLES)
+    assert ended.returncode != 0
+    reason = "division by a gene" if kind == "method" else "obs column 'cell_type'"
+    assert reason in ended.stderr
+    assert not (bench.folder / "out/tables").exists()
+
+
+def test_adding_a_method_takes_a_script_and_an_entry(bench, cells):
+    """The template as it is, under a new name, in a run with the demonstration's profile."""
+    shutil.copy(ROOT / "baselines/_template.py", bench.folder / "baselines/mine.py")
+    mine = method_entry("Mine", kind="classical")
+    mine["tasks"] = {"integration": {"n_dimensions": 8}, "annotation": {}}
+    bench.declare("methods", mine=mine)
+    for task in ("integration", "annotation"):
+        bench.declare("datasets", **{f"{task}_cells": entry("file:cells.h5ad", task)})
+    cells.write_h5ad(bench.folder / "cells.h5ad")
+    (bench.folder / "workflow/demo.yaml").write_text(
+        "pathvars: {results: out}\nselect:\n  datasets: [integration_cells, annotation_cells]\n"
+        "  methods: {integration: [mine, pca], annotation: [mine, majority]}\n  seeds: [0, 1]\n"
+    )
+    command = [*bench.command()[:3], "--profile", "workflow/profiles/demo"]
+    ended = subprocess.run(
+        command, cwd=bench.folder, env=bench.environment, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "8 of 8 runs ok" in ended.stderr
+    for task in ("integration", "annotation"):
+        table = pd.read_csv(bench.folder / f"out/tables/{task}_{task}_cells.csv")
+        row = table[table["method"] == "mine"].iloc[0]
+        assert row["runs_ok"] == 2
+        assert np.isfinite(row.filter(like="|").astype(float)).all()
+        for figure in ("cells", "headline"):
+            assert (bench.folder / f"out/figures/{task}_{task}_cells_{figure}.png").stat().st_size > 10_000
+    assert "8 dimensions" in (bench.folder / "out/tables/integration_integration_cells.md").read_text()
+
+    # a change of the script runs that method again, and only that one
+    path = bench.folder / "baselines/mine.py"
+    path.write_text(path.read_text() + "\n# changed\n")
+    ended = subprocess.run(
+        [*command, "-n"], cwd=bench.folder, env=bench.environment, capture_output=True, text=True
+    )
+    text = ended.stdout + ended.stderr
+    assert re.search(r"run mine\s+4", text), text
+    assert "run pca" not in text
+
+
+def completed(bench: Bench) -> dict[str, int]:
+    """Records of runs that are there, with the time of their last change."""
+    paths = bench.folder.glob("out/runs/**/run.json")
+    return {str(path): path.stat().st_mtime_ns for path in paths}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_where_it_was(bench, cells, number):
+    """Stop it while some runs are done and others run; start it again; nothing is done twice or broken."""
+    cells.write_h5ad(bench.folder / "cells.h5ad")
+    bench.declare("datasets", cells=entry("file:cells.h5ad"))
+    bench.declare("methods", slow=method_entry("Slow"))
+    body = "import time; time.sleep(2); return given.adata.X[:, :3].toarray()"
+    bench.script("slow", f"{IO}\ndef integration(given):\n    {body}\n{MAIN}")
+    bench.config(["cells"], {"integration": ["pca", "slow"]}, [0, 1, 2])
+    process = subprocess.Popen(
+        bench.command(*TABLES),
+        cwd=bench.folder,
+        env=bench.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while not (len(completed(bench)) >= 2 and list(bench.folder.glob("out/runs/**/scratch"))):
+        assert process.poll() is None, "it ended before it could be interrupted"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    before = completed(bench)
+    time.sleep(1)  # a run that ended at the very moment of a kill may be run again
+    os.killpg(process.pid, number)  # what a terminal does with Ctrl-C, and what a machine does that dies
+    process.wait(timeout=60)
+    assert 2 <= len(completed(bench)) < 6
+    ended = bench.run(*TABLES)
+    assert ended.returncode == 0, ended.stderr
+    after = completed(bench)
+    assert len(after) == 6
+    assert {path: after[path] for path in before} == before, "a completed run was run again"
+    assert "6 of 6 runs ok" in (bench.folder / "out/tables/summary.txt").read_text()
+    for path in bench.folder.glob("out/**/output.h5ad"):
+        assert ad.read_h5ad(path).n_obs == 60
+    assert not list(bench.folder.glob("out/**/.*part*")), "half a file was left"
+
+
+@pytest.mark.slow
+def test_the_spine_on_a_real_piece_of_the_papers_pbmc(bench, mini):
+    """pbmc10k_mini, both tasks, every quick method: the numbers are sane."""
+    shutil.copy(mini, bench.folder / "mini.h5ad")
+    tasks = {
+        "integration": {"n_top_genes": 1200},
+        "annotation": {"split": {"kind": "batch", "query": ["0"]}, "n_top_genes": 1200},
+    }
+    expect = {"n_obs": 2433, "n_vars": 1767, "labels": 9, "batches": 2}
+    declared = entry("file:mini.h5ad", tasks=tasks, recipe="pbmc10k_mini", expect=expect, in_paper="part")
+    bench.declare("datasets", mini=declared)
+    methods = {
+        "integration": ["random_embedding", "label_onehot", "pca", "harmony"],
+        "annotation": ["majority", "knn", "logistic_l2"],
+    }
+    bench.config(["mini"], methods, [0])
+    ended = bench.run()
+    assert ended.returncode == 0, ended.stderr
+    assert "7 of 7 runs ok" in ended.stderr
+    prepared = read_json(bench.folder / "out/data/mini/integration/prepared.json")
+    assert prepared["facts"]["highly_variable"]["span"] > 0.3
+
+    table = pd.read_csv(bench.folder / "out/tables/integration_mini.csv").set_index("method")
+    bio = table["avg_bio|scib-1.1.7"]
+    assert bio["label_onehot"] > 0.9 > bio["pca"] > 0.6 > 0.3 > bio["random_embedding"]
+    assert table["ilisi|scib-metrics"]["harmony"] >= table["ilisi|scib-metrics"]["pca"] - 0.05
+    table = pd.read_csv(bench.folder / "out/tables/annotation_mini.csv").set_index("method")
+    accuracy = table["accuracy|sklearn"]
+    assert accuracy["logistic_l2"] > 0.85
+    assert accuracy["logistic_l2"] > accuracy["majority"]
+    assert accuracy["knn"] > accuracy["majority"]

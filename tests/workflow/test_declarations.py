@@ -1,0 +1,198 @@
+"""Declarations: what a typo gets, and that the plan is what was declared."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from workflow.declarations import WORKFLOW, DeclarationError, Run, load_plan, load_yaml
+
+SCHEMAS = sorted(p.name.split(".")[0] for p in (WORKFLOW / "schemas").glob("*.yaml"))
+
+
+@pytest.fixture
+def config() -> dict:
+    """The demonstration's configuration, merged as Snakemake merges it."""
+    base = load_yaml(WORKFLOW / "config.yaml", "config")
+    demo = load_yaml(WORKFLOW / "demo.yaml", "config")
+    select = base["select"] | demo["select"]
+    return base | demo | {"select": select}
+
+
+def nodes(schema, path=""):
+    if isinstance(schema, dict):
+        yield path, schema
+        for key, value in schema.items():
+            yield from nodes(value, f"{path}.{key}")
+    elif isinstance(schema, list):
+        for index, value in enumerate(schema):
+            yield from nodes(value, f"{path}[{index}]")
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schemas_describe_every_key_and_admit_no_other(name):
+    schema = yaml.safe_load((WORKFLOW / f"schemas/{name}.schema.yaml").read_text())
+    for path, node in nodes(schema):
+        for key, value in (node.get("properties") or {}).items() if "type" in node else ():
+            assert value.get("description"), f"{name}{path}: {key} has no description"
+        if node.get("type") == "object" and ("properties" in node or "patternProperties" in node):
+            assert node.get("additionalProperties") is False, f"{name}{path} admits unknown keys"
+
+
+@pytest.mark.parametrize("table", ["config", "demo", "datasets", "methods", "claims"])
+def test_what_the_repository_declares_is_valid(table):
+    schema = "config" if table == "demo" else table
+    assert load_yaml(WORKFLOW / f"{table}.yaml", schema)
+
+
+def wrong(config: dict, change) -> str:
+    changed = copy.deepcopy(config)
+    change(changed)
+    with pytest.raises(DeclarationError) as caught:
+        load_plan(changed)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(on_failur="stop"), ["on_failur", "did you mean 'on_failure'?"]),
+        (lambda c: c.update(on_failure="stopp"), ["on_failure", "'stopp'", "did you mean 'stop'?"]),
+        (lambda c: c["select"].update(sedes=[1]), ["select", "'sedes'", "did you mean 'seeds'?"]),
+        (
+            lambda c: c["select"].update(datasets=["pbmc_cit"]),
+            ["select.datasets", "'pbmc_cit'", "did you mean 'pbmc_cite'?"],
+        ),
+        (
+            lambda c: c["select"]["methods"].update(integration=["harmny"]),
+            ["select.methods.integration", "'harmny'", "did you mean 'harmony'?"],
+        ),
+        (
+            lambda c: c["select"]["methods"].update(annotation=["harmony"]),
+            ["select.methods.annotation", "does not declare the task 'annotation'", "integration"],
+        ),
+        (
+            lambda c: c["select"]["methods"].update(integrations=["pca"]),
+            ["select.methods", "'integrations'", "did you mean 'integration'?"],
+        ),
+        (lambda c: c["select"]["methods"].pop("annotation"), ["no method for the task 'annotation'"]),
+        (lambda c: c["select"].update(seeds=["one"]), ["select.seeds.0", "integer", "'one'"]),
+        (lambda c: c["select"].pop("seeds"), ["select", "key 'seeds' is missing"]),
+        (
+            lambda c: c.update(params={"scvi": {"integration": {"max_epoch": 3}}}),
+            ["params.scvi.integration", "'max_epoch'", "did you mean 'max_epochs'?"],
+        ),
+        (lambda c: c.update(params={"scvy": {}}), ["params", "'scvy'", "did you mean 'scvi'?"]),
+        (lambda c: c.update(resources={"pka": {}}), ["resources", "'pka'", "did you mean 'pca'?"]),
+    ],
+)
+def test_an_error_is_one_line_with_key_found_and_closest(config, change, words):
+    message = wrong(config, change)
+    for word in words:
+        assert word in message
+
+
+def test_an_error_names_the_file_of_several_that_are_merged(config, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("on_failures: stop\n")
+    with pytest.raises(DeclarationError, match=r"mine\.yaml: top level: unknown key 'on_failures'"):
+        load_plan(config, [WORKFLOW / "config.yaml", mine])
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("a: 1\nb: 2\na: 3\n")
+    with pytest.raises(DeclarationError, match=r"twice\.yaml: key 'a' stands twice \(line 3\)"):
+        load_yaml(path)
+
+
+def test_broken_yaml_and_a_missing_file_are_named(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: [1\n")
+    with pytest.raises(DeclarationError, match=r"broken\.yaml: not valid YAML"):
+        load_yaml(path)
+    with pytest.raises(DeclarationError, match=r"absent\.yaml: no such file"):
+        load_yaml(tmp_path / "absent.yaml")
+
+
+def test_a_typo_stops_the_workflow_before_any_rule(bench):
+    bench.config(["pbmc68k"], {"annotation": ["majorty"]}, [0])
+    ended = bench.run()
+    assert ended.returncode != 0
+    text = ended.stdout + ended.stderr
+    assert "unknown method 'majorty'; did you mean 'majority'?" in text
+    assert not (bench.folder / "out").exists()
+
+
+def test_the_plan_is_the_product_of_the_selection(config):
+    plan = load_plan(config)
+    expected = {
+        Run(task, dataset, method, seed)
+        for dataset in config["select"]["datasets"]
+        for task in plan.datasets[dataset]["tasks"]
+        for method in config["select"]["methods"][task]
+        for seed in config["select"]["seeds"]
+    }
+    assert set(plan.runs) == expected
+    assert len(plan.runs) == len(expected)
+
+
+def test_parameters_come_from_the_entry_then_the_configuration(config):
+    plan = load_plan(config | {"params": {"scvi": {"integration": {"max_epochs": 7}}}})
+    declared = plan.methods["scvi"]["tasks"]["integration"]
+    params = plan.params("scvi", "integration", "pbmc_cite")
+    assert params == declared | {"max_epochs": 7}
+    assert plan.changed_params("scvi", "integration", "pbmc_cite") == {
+        "max_epochs": declared["max_epochs"]
+    }
+    assert plan.changed_params("pca", "integration", "pbmc_cite") == {}
+
+
+def test_resources_come_from_the_configuration_first(config):
+    plan = load_plan(config | {"resources": {"all": {"threads": 3}, "scvi": {"gpu": 0}}})
+    assert plan.limit("pca", "threads") == 3
+    assert plan.limit("scvi", "gpu") == 0
+    assert plan.limit("scvi", "mem_mb") == plan.methods["scvi"]["mem_mb"]
+
+
+def test_every_script_has_an_entry_and_every_entry_a_script():
+    methods = load_yaml(WORKFLOW / "methods.yaml", "methods")
+    declared = {entry.get("script", name) for name, entry in methods.items()}
+    written = {p.stem for p in (ROOT / "baselines").glob("*.py") if not p.stem.startswith("_")}
+    assert declared == written
+
+
+@pytest.mark.parametrize("kind", ["script", "entry"])
+def test_a_script_or_env_that_is_missing_is_named(bench, kind):
+    from conftest import method_entry
+
+    changed = {} if kind == "script" else {"env": "bensh"}
+    bench.declare("methods", newcomer=method_entry("Newcomer", **changed))
+    if kind == "entry":
+        bench.script("newcomer", "")
+    bench.config(["pbmc68k"], {"annotation": ["majority"]}, [0])
+    ended = bench.run("-n")
+    assert ended.returncode != 0
+    missing = "no baselines/newcomer.py" if kind == "script" else "no envs/bensh.yaml"
+    assert missing in ended.stdout + ended.stderr
+
+
+def test_environments_are_pinned_and_hold_what_methods_need():
+    methods = load_yaml(WORKFLOW / "methods.yaml", "methods")
+    for name in {entry["env"] for entry in methods.values()}:
+        env = yaml.safe_load((ROOT / f"envs/{name}.yaml").read_text())
+        assert env["dependencies"][:2] == ["python=3.11", "pip"]
+        pins = env["dependencies"][2]["pip"]
+        for pin in pins:
+            assert re.fullmatch(r"[\w.\-]+==[\w.\-]+", pin), f"{pin} is no exact pin"
+        held = {pin.split("==")[0].lower() for pin in pins}
+        for method, entry in methods.items():
+            if entry["env"] == name:
+                lacking = {package.lower() for package in entry["packages"]} - held
+                assert not lacking, f"{method} needs {lacking}"

@@ -1,0 +1,243 @@
+"""The wrapper: every end of a method becomes a record with a readable reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from workflow.files import atomic, read_json, write_json
+from workflow.steps.run_method import judge_end, reason_from, watch
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie that nobody has waited for does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def wrapper(tmp_path, cells):
+    """Start the wrapper on a method whose script is the given text, in a copy of what it needs."""
+    from workflow import tasks
+    from workflow.tidy import log_normalize
+
+    cells.obs["label"] = cells.obs["cell_type"]
+    log_normalize(cells)
+    given, solution, _ = tasks.get("integration").make_io(cells, {})
+    data = tmp_path / "data"
+    data.mkdir()
+    given.write_h5ad(data / "input.h5ad")
+    solution.write_h5ad(data / "solution.h5ad")
+    write_json(data / "prepared.json", {"status": "ok", "reason": "", "input": {"sha256": "0"}})
+    for name in ("workflow", "baselines"):
+        (tmp_path / name).mkdir()
+        for path in (ROOT / name).rglob("*.py"):
+            target = tmp_path / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path)
+    # the wrapper takes its own place for the repository's root, so it must be a file of the copy
+    target = tmp_path / "workflow/steps/run_method.py"
+    target.unlink()
+    target.write_text((ROOT / "workflow/steps/run_method.py").read_text())
+
+    def start(text: str, *more: str) -> subprocess.Popen:
+        (tmp_path / "baselines/trial.py").write_text(text)
+        command = [sys.executable, "-m", "workflow.steps.run_method", "--task", "integration"]
+        command += ["--dataset", "cells", "--method", "trial", "--script", "trial", "--seed", "0"]
+        command += ["--kind", "trivial", "--mode", "repaired"]
+        command += ["--prepared", str(data / "prepared.json"), "--record", str(tmp_path / "run.json")]
+        command += ["--log", str(tmp_path / "log.txt"), "--on-failure", "record", *more]
+        env = os.environ | {"PYTHONPATH": str(tmp_path)}
+        return subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+
+    def run(text: str, *more: str) -> tuple[int, dict]:
+        process = start(text, *more)
+        process.communicate(timeout=60)
+        path = tmp_path / "run.json"
+        return process.returncode, read_json(path) if path.exists() else {}
+
+    run.start = start
+    run.folder = tmp_path
+    return run
+
+
+GOOD = """
+import numpy as np
+from baselines import _io
+def integration(given):
+    given.info["scale"] = "two dimensions"
+    return np.random.default_rng(given.seed).normal(size=(given.adata.n_obs, 2))
+_io.main(integration=integration)
+"""
+
+
+def test_a_good_run(wrapper):
+    code, record = wrapper(GOOD, "--packages", "numpy,anndata")
+    assert code == 0
+    assert record["status"] == "ok"
+    assert record["info"] == {"scale": "two dimensions", "dimensions": 2}
+    assert record["exit_code"] == 0
+    assert record["seconds"] > 0
+    assert record["peak_memory_mb"] > 30
+    assert record["versions"]["numpy"]
+    assert len(record["output_sha256"]) == 64
+    assert record["hardware"]["cores"] >= 1
+    assert not (wrapper.folder / "scratch").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "why", "reason"),
+    [
+        ("raise ValueError('the gene A1BG is odd')", "failed", "error", "ValueError: the gene A1BG"),
+        ("import sys; print('cannot do this', file=sys.stderr); sys.exit(99)", "not_applicable", "", "cannot do this"),
+        ("import os; os.kill(os.getpid(), 9)", "failed", "killed", "killed by SIGKILL"),
+        ("import sys; sys.exit(0)", "failed", "bad_output", "wrote no output"),
+        ("raise MemoryError('8 GB')", "failed", "out_of_memory", "out of memory: MemoryError: 8 GB"),
+        ("print('last words'); import os; os._exit(3)", "failed", "error", "last words"),
+        (GOOD.replace("2))", "2)) * np.nan"), "failed", "bad_output", "NaN or inf in 60 of 60 cells"),
+        (GOOD.replace("size=(given.adata.n_obs, 2)", "size=(2, given.adata.n_obs)"), "failed", "error", "returned 2 rows, expected 60"),
+    ],
+)
+def test_bad_ends(wrapper, text, status, why, reason):
+    code, record = wrapper(text)
+    assert code == 0  # the record is the product
+    assert (record["status"], record["why"]) == (status, why)
+    assert reason in record["reason"]
+    assert "\n" not in record["reason"]
+    assert record["reason"] in (wrapper.folder / "log.txt").read_text()
+
+
+def test_a_run_out_of_time_is_stopped_with_its_children(wrapper):
+    text = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(f"child {child.pid}", flush=True)
+time.sleep(60)
+"""
+    code, record = wrapper(text, "--limit", "2")
+    assert code == 0
+    assert (record["status"], record["why"]) == ("failed", "timeout")
+    assert record["reason"] == "stopped after the time limit of 2 s"
+    assert not alive(int((wrapper.folder / "log.txt").read_text().split()[1]))
+
+
+def test_under_stop_a_failure_ends_the_job_and_leaves_no_record(wrapper):
+    code, record = wrapper("raise ValueError('no')", "--on-failure", "stop")
+    assert code == 1
+    assert record == {}
+    assert "ValueError: no" in (wrapper.folder / "log.txt").read_text()
+
+
+def test_under_stop_not_applicable_is_no_failure(wrapper):
+    code, record = wrapper("import sys; sys.exit(99)", "--on-failure", "stop")
+    assert code == 0
+    assert record["status"] == "not_applicable"
+
+
+def test_a_missing_package_is_said_before_anything_starts(wrapper):
+    code, record = wrapper(GOOD, "--packages", "numpy,no-such-distribution")
+    assert code == 0
+    assert record["status"] == "not_installed"
+    assert record["reason"].startswith("no-such-distribution not installed")
+    assert record["command"] == []
+
+
+def test_a_missing_dataset_is_said_before_anything_starts(wrapper):
+    path = wrapper.folder / "data/prepared.json"
+    write_json(path, {"status": "no_data", "reason": "the link is dead"})
+    _, record = wrapper(GOOD)
+    assert (record["status"], record["reason"]) == ("no_data", "the link is dead")
+    write_json(path, {"status": "ok", "reason": "", "input": {"sha256": "0"}})
+    (wrapper.folder / "data/input.h5ad").unlink()
+    _, record = wrapper(GOOD)
+    assert record["status"] == "no_data"
+    assert "input.h5ad is missing" in record["reason"]
+
+
+def test_only_an_oracle_is_given_the_solution(wrapper):
+    text = "import sys; print(' '.join(sys.argv)); sys.exit(99)"
+    _, record = wrapper(text)
+    assert "--solution" not in record["command"]
+    _, record = wrapper(text, "--kind", "oracle")
+    assert "--solution" in record["command"]
+
+
+def test_memory_of_the_whole_process_tree_is_measured(wrapper):
+    """Parent and child hold 150 MB each at the same time; neither alone has 300."""
+    hold = "import time; x = bytearray(150 * 2**20); time.sleep(1.5)"
+    text = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {hold!r}])
+{hold}
+child.wait()
+sys.exit(99)
+"""
+    _, record = wrapper(text)
+    assert 300 < record["peak_memory_mb"] < 700
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_killing_the_wrapper_ends_the_method_and_leaves_no_record(wrapper, number):
+    process = wrapper.start("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    log = wrapper.folder / "log.txt"
+    end = time.monotonic() + 20
+    while not (log.exists() and log.read_text().strip()):
+        assert time.monotonic() < end, "the method did not start"
+        time.sleep(0.05)
+    child = int(log.read_text())
+    process.send_signal(number)
+    process.wait(timeout=20)
+    while alive(child):
+        assert time.monotonic() < end, "the method outlived its wrapper"
+        time.sleep(0.05)
+    assert not (wrapper.folder / "run.json").exists()
+
+
+def test_the_reason_is_the_last_error_line(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("start\nKeyError: 'a'\n\nDuring handling...\n  File x\ntorch.cuda.Broken: b\n")
+    assert reason_from(log) == "KeyError: 'a'"
+    log.write_text("one\ntwo\n\n")
+    assert reason_from(log) == "two"
+    log.write_text("")
+    assert reason_from(log) == "no message"
+
+
+def test_a_kernel_kill_for_memory_is_told_from_another(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("working\n")
+    end = {"exit_code": -9, "timed_out": False, "out_of_memory": True}
+    assert judge_end(end, log, 1)[:2] == ("failed", "out_of_memory")
+    assert judge_end(end | {"out_of_memory": False}, log, 1)[:2] == ("failed", "killed")
+
+
+def test_cpu_time_is_counted(tmp_path):
+    log = tmp_path / "log.txt"
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
+    try:
+        end = watch([sys.executable, "-c", busy], log, 30, dict(os.environ), tmp_path, 0)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert end["cpu_seconds"] >= 0.5
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": True})
+    with pytest.raises(RuntimeError), atomic(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"old": True}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
