@@ -33,7 +33,10 @@ rule all:
 
 rule download:
     input:
-        expand("<results>/data/{dataset}/fetch.json", dataset=PLAN.config["select"]["datasets"]),
+        expand(
+            "<results>/data/{dataset}/fetch.json",
+            dataset=PLAN.config["select"]["datasets"],
+        ),
     localrule: True
 
 

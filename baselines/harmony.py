@@ -16,11 +16,24 @@ from baselines.pca import integration as pca
 def integration(given: _io.Given) -> np.ndarray:
     """Return the corrected principal components."""
     params = dict(given.params)
-    components = pca(_io.Given(given.adata, {"n_components": params.pop("n_components")}, given.seed,
-                               given.threads, given.gpu, info=given.info))
+    components = pca(
+        _io.Given(
+            given.adata,
+            {"n_components": params.pop("n_components")},
+            given.seed,
+            given.threads,
+            given.gpu,
+            info=given.info,
+        )
+    )
     logging.getLogger("harmonypy").setLevel(logging.WARNING)
     found = harmonypy.run_harmony(
-        components, given.adata.obs, "batch", random_state=given.seed, ncores=given.threads, **params
+        components,
+        given.adata.obs,
+        "batch",
+        random_state=given.seed,
+        ncores=given.threads,
+        **params,
     )
     corrected = np.asarray(found.Z_corr)
     # cells x components since 0.2, components x cells before

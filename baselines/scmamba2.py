@@ -27,10 +27,8 @@ def _settings(given: _io.Given) -> dict:
 
 def _describe(given: _io.Given, model: Integrator | Annotator) -> None:
     """Say what was trained."""
-    width, layers = model.config.d_model, model.config.n_layers
     given.info |= {
-        "scale": f"{width} wide, {layers} layers, {model.n_parameters / 1e6:.2g} M parameters, "
-        "from scratch",
+        "scale": f"{model.n_parameters / 1e6:.2g} M parameters, from scratch",
         "reduced_scale": True,  # no pre-training
         "n_parameters": model.n_parameters,
         "gene_coverage": model.coverage,

@@ -1,131 +1,17 @@
-"""What tests share: a copy of the repository to run workflows in, tiny data, and the optional real data."""
+"""Fixtures that all tests share."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
-import pandas as pd
 import pytest
-import scipy.sparse as sp
-import yaml
-
-ROOT = Path(__file__).resolve().parents[1]
-MINI = ROOT.parent / "shared/data/pbmc10k_mini/pbmc10k_mini_2batch.h5ad"
-sys.path.insert(0, str(ROOT))
-
-
-def make_cells(
-    n: int = 60, genes: int = 40, types: int = 3, batches: int = 2, seed: int = 0
-) -> ad.AnnData:
-    """Synthetic counts: each type has its own high genes, each batch its own depth. For tests only."""
-    rng = np.random.default_rng(seed)
-    label = np.arange(n) % types
-    batch = rng.integers(0, batches, n)
-    rate = rng.gamma(1.0, 1.0, (types, genes)) + 6 * (np.arange(genes) % types == np.arange(types)[:, None])
-    counts = sp.csr_matrix(rng.poisson(rate[label] * (1 + batch[:, None])), dtype=np.float32)
-    obs = pd.DataFrame(
-        {"batch": [f"b{b}" for b in batch], "cell_type": [f"type {c}" for c in label]},
-        index=[f"cell{i}" for i in range(n)],
-    ).astype("category")
-    var = pd.DataFrame(index=[f"GENE{g}" for g in range(genes)])
-    return ad.AnnData(counts, obs=obs, var=var, layers={"counts": counts.copy()})
-
-
-def entry(path: str, task: str = "integration", **changed) -> dict:
-    """A declaration of a dataset that consists of one h5ad with the columns of make_cells."""
-    settings = {
-        "integration": {"n_top_genes": 30},
-        "annotation": {"split": {"kind": "stratified", "query_fraction": 0.5, "seed": 0}},
-    }
-    return {
-        "title": "Synthetic test cells",
-        "in_paper": "no",
-        "sources": {"cells": {"urls": [path]}},
-        "obs": {"label": "cell_type", "batch": "batch"},
-        "labels": "published",
-        "expect": {"n_obs": 60, "n_vars": 40, "labels": 3, "batches": 2},
-        "tasks": {task: settings[task]},
-        "licence": "none",
-        "citation": "none",
-    } | changed
-
-
-def method_entry(title: str, task: str = "integration", **changed) -> dict:
-    """A declaration of a method without parameters."""
-    return {
-        "title": title,
-        "kind": "trivial",
-        "tasks": {task: {}},
-        "env": "bench",
-        "packages": [],
-        "threads": 1,
-        "gpu": 0,
-        "mem_mb": 500,
-        "runtime": 1,
-    } | changed
-
-
-class Bench:
-    """A copy of the repository, in which a test may add datasets and methods and run the workflow."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        for name in ("workflow", "baselines", "scmamba2", "envs"):
-            shutil.copytree(
-                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.h5ad")
-            )
-        shutil.copy(ROOT / "Snakefile", folder)
-
-    def declare(self, table: str, **entries: dict) -> None:
-        """Add entries to datasets.yaml or methods.yaml."""
-        path = self.folder / f"workflow/{table}.yaml"
-        path.write_text(path.read_text() + "\n" + yaml.safe_dump(entries, sort_keys=False))
-
-    def script(self, name: str, text: str) -> None:
-        """Write a method's script."""
-        (self.folder / f"baselines/{name}.py").write_text(text)
-
-    def config(self, datasets: list, methods: dict, seeds: list, **more) -> None:
-        """Write test.yaml, the selection."""
-        select = {"datasets": datasets, "methods": methods, "seeds": seeds}
-        config = {"pathvars": {"results": "out"}, "select": select, "on_failure": "record"} | more
-        (self.folder / "test.yaml").write_text(yaml.safe_dump(config))
-
-    def command(self, *arguments: str) -> list[str]:
-        options = ["--configfile", "test.yaml", "--cores", "2", "--rerun-incomplete", "--nolock"]
-        return [sys.executable, "-m", "snakemake", *options, *arguments]
-
-    @property
-    def environment(self) -> dict:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return os.environ | {"PATH": path, "PYTHONPATH": ""}
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Run Snakemake in the copy."""
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=500,
-        )
+from support import MINI, Bench, make_cells
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "bench")
-
-
-@pytest.fixture(scope="session")
-def shared_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("shared") / "bench")
 
 
 @pytest.fixture

@@ -48,12 +48,9 @@ def _check_names(found: np.ndarray, expected: np.ndarray) -> None:
         raise ContractError(f"{len(found)} cells in the output, expected {len(expected)}{which}")
     if (found != expected).any():
         first = int(np.flatnonzero(found != expected)[0])
-        kind = (
-            "in another order than" if set(found) == set(expected) else "not the names of the cells of"
-        )
+        kind = "in another order than" if set(found) == set(expected) else "not the names of the cells of"
         raise ContractError(
-            f"obs names are {kind} the input: cell {first} is {found[first]!r}, "
-            f"expected {expected[first]!r}"
+            f"obs names are {kind} the input: cell {first} is {found[first]!r}, expected {expected[first]!r}"
         )
 
 

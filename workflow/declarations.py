@@ -36,9 +36,7 @@ def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -
     return loader.construct_mapping(node, deep=True)
 
 
-_StrictLoader.add_constructor(
-    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates
-)
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 
 def closest(found: Any, valid: Iterable[Any]) -> str:
@@ -104,7 +102,8 @@ def check(data: Any, schema: str, source: str, *, partial: bool = False) -> None
     if partial:
         rules = _without_required(rules)
     errors = sorted(
-        jsonschema.Draft202012Validator(rules).iter_errors(data), key=lambda e: list(map(str, e.absolute_path))
+        jsonschema.Draft202012Validator(rules).iter_errors(data),
+        key=lambda e: list(map(str, e.absolute_path)),
     )
     if errors:
         error = errors[0]
@@ -130,7 +129,7 @@ def load_yaml(path: str | Path, schema: str | None = None, *, partial: bool = Fa
     path = Path(path)
     name = _shown(path)
     try:
-        data = yaml.load(path.read_text(), _StrictLoader)  # noqa: S506 (a SafeLoader)
+        data = yaml.load(path.read_text(), _StrictLoader)
     except FileNotFoundError:
         raise DeclarationError(f"{name}: no such file") from None
     except DeclarationError as error:
@@ -255,8 +254,10 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
             fail(f"params: unknown method {name!r}{closest(name, methods)}")
         for task, params in tasks.items():
             if task not in methods[name]["tasks"]:
-                fail(f"params.{name}: {name!r} does not declare the task {task!r}"
-                     f"{closest(task, methods[name]['tasks'])}")
+                fail(
+                    f"params.{name}: {name!r} does not declare the task {task!r}"
+                    f"{closest(task, methods[name]['tasks'])}"
+                )
             known = methods[name]["tasks"][task] or {}
             for key in params:
                 if key not in known:

@@ -89,10 +89,10 @@ def read_scores(paths: Iterable[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame
     runs
         One row per run, whatever became of it.
     """
-    paths = [Path(p) for p in paths]
-    frames = [pd.read_parquet(path) for path in paths]
+    files = [Path(path) for path in paths]
+    frames = [pd.read_parquet(path) for path in files]
     rows = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
-    records = [run for path in paths for run in read_json(path.with_suffix(".json"))]
+    records = [run for path in files for run in read_json(path.with_suffix(".json"))]
     runs = pd.DataFrame(records)
     for column in ("info", "seconds", "cpu_seconds", "peak_memory_mb", "peak_gpu_memory_mb"):
         if column not in runs:
@@ -119,6 +119,14 @@ def trouble(runs: pd.DataFrame) -> str:
     return "; ".join(words)
 
 
+def published(dataset: str, metric: str) -> dict[str, float]:
+    """Return the value that the paper gives for each method on a dataset."""
+    table = pd.read_csv(WORKFLOW / "published.csv")
+    mine = (table["dataset"] == dataset) & (table["metric"] == metric)
+    mine &= table["source_kind"] == "paper"
+    return dict(zip(table.loc[mine, "method"], table.loc[mine, "value"], strict=True))
+
+
 def results_table(rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: str) -> pd.DataFrame:
     """Summarise one dataset: a line per method, the best headline first, failed methods last.
 
@@ -127,12 +135,13 @@ def results_table(rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: st
     pandas.DataFrame
         ``method``, ``title``, ``kind``, ``note``, ``runs_ok``, ``runs``, ``trouble``; for each headline
         metric ``<metric>|<impl>`` with ``_low`` and ``_high`` (95 % t interval over seeds); median
-        ``seconds`` and ``peak_memory_mb``.
+        ``seconds`` and ``peak_memory_mb``; ``published``: the paper's value of the first headline metric.
     """
     _, methods = declared()
     rows = rows[(rows["task"] == task) & (rows["dataset"] == dataset) & (rows["unit_level"] == "run")]
     runs = runs[(runs["task"] == task) & (runs["dataset"] == dataset)]
     headline = tasks.get(task).HEADLINE
+    said = published(dataset, headline[0][0])
     lines = []
     for method, mine in runs.groupby("method", sort=False):
         ok = mine[mine["status"] == "ok"]
@@ -146,12 +155,11 @@ def results_table(rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: st
             "trouble": trouble(mine),
             "seconds": ok["seconds"].median() if len(ok) else np.nan,
             "peak_memory_mb": ok["peak_memory_mb"].median() if len(ok) else np.nan,
+            "published": said.get(method, np.nan),
         }
         for metric, impl in headline:
             own = rows[
-                (rows["method"] == method)
-                & (rows["metric"] == metric)
-                & (rows["metric_impl"] == impl)
+                (rows["method"] == method) & (rows["metric"] == metric) & (rows["metric_impl"] == impl)
             ]
             interval = mean_t_interval(own["value"])
             key = f"{metric}|{impl}"

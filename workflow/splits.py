@@ -47,7 +47,5 @@ def batch_split(obs: pd.DataFrame, query: list[str]) -> np.ndarray:
     batches = obs["batch"].astype(str)
     for name in query:
         if name not in set(batches):
-            raise ValueError(
-                f"split.query: no batch {name!r}{closest(name, sorted(set(batches)))}"
-            )
+            raise ValueError(f"split.query: no batch {name!r}{closest(name, sorted(set(batches)))}")
     return batches.isin(query).to_numpy()

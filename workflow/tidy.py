@@ -51,8 +51,7 @@ def from_columns(path: str | Path, columns: dict[str, str]) -> ad.AnnData:
     for name, column in columns.items():
         if column not in adata.obs:
             raise DataError(
-                f"{path}: obs column {column!r} (for {name!r}) is missing"
-                f"{closest(column, adata.obs.columns)}"
+                f"{path}: obs column {column!r} (for {name!r}) is missing{closest(column, adata.obs.columns)}"
             )
     matrix = sp.csr_matrix(adata.layers["counts"] if "counts" in adata.layers else adata.X)
     obs = pd.DataFrame(

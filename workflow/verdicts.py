@@ -66,9 +66,7 @@ class Comparison(NamedTuple):
     direction: str
 
 
-def value_verdict(
-    ours: Interval, paper_value: float | None, rounding: float, delta_eq: float
-) -> str | None:
+def value_verdict(ours: Interval, paper_value: float | None, rounding: float, delta_eq: float) -> str | None:
     """Set the paper's value beside our interval; None where one of them is missing."""
     if paper_value is None or not np.isfinite([paper_value, ours.mean]).all():
         return None
@@ -363,9 +361,7 @@ def judge(
     ValueError
         If a method has two values for one seed.
     """
-    results = _Results(
-        rows, runs, frozenset(datasets), frozenset(methods), frozenset(selected), mode
-    )
+    results = _Results(rows, runs, frozenset(datasets), frozenset(methods), frozenset(selected), mode)
     lines = []
     for claim in claims:
         refused = claim.get("not_testable")

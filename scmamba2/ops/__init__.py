@@ -89,9 +89,7 @@ def bissd(
     if lengths is None:
         lengths = torch.full((b,), length, device=zxbcdt.device)
     if lengths.shape != (b,) or (b and (lengths.min() < 0 or lengths.max() > length)):
-        raise ValueError(
-            f"lengths must hold one number from 0 to {length} for each of {b} sequences"
-        )
+        raise ValueError(f"lengths must hold one number from 0 to {length} for each of {b} sequences")
     tensors = [zxbcdt, conv_weight, conv_bias, dt_bias, A_log, D, norm_weight]
     if zxbcdt.dtype in (torch.float16, torch.bfloat16):
         tensors = [t.float() for t in tensors]

@@ -154,9 +154,7 @@ class _Slice:
         self.from_edge = torch.stack([s, end - e]).exp_()[..., None]
         s, e = s.mT.contiguous(), e.mT.contiguous()
         past = torch.ones(q, q, dtype=torch.bool, device=dt.device).tril()
-        exponent = torch.where(
-            past, s[..., :, None] - s[..., None, :], e[..., None, :] - e[..., :, None]
-        )
+        exponent = torch.where(past, s[..., :, None] - s[..., None, :], e[..., None, :] - e[..., :, None])
         self.decay = exponent.exp_()  # (b, c, h, q, q), from column j to row t
         self.triangle = torch.stack([past, past.T])[:, None, None].to(dt.dtype)
 

@@ -106,9 +106,7 @@ class Integrator(Task):
         names = read_column(adata, batch_key, "batch")
         tokens, self.coverage = self._tokens(adata)
         self.batch_key, self.batches = batch_key, sorted(set(names))
-        self.model = self._build(
-            n_batches=len(self.batches), explicit_zeros=True, mvc=True, adversarial=True
-        )
+        self.model = self._build(n_batches=len(self.batches), explicit_zeros=True, mvc=True, adversarial=True)
         self.history = train(
             self.model,
             Cells(tokens, batches=self._batch_ids(names)),

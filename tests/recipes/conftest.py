@@ -174,9 +174,7 @@ def write_metadata() -> Callable[..., Path]:
     ) -> Path:
         rows = np.arange(1, len(barcodes) + 1)
         content = {
-            "design": old_table(
-                rows, {"(Intercept)": rows * 0 + 1, "batchpbmc4k": np.array(batch)}
-            ),
+            "design": old_table(rows, {"(Intercept)": rows * 0 + 1, "batchpbmc4k": np.array(batch)}),
             "barcodes": old_table(np.array(barcodes, dtype=object), {"Unnamed: 0": rows}),
             "clusters": old_array(np.array(clusters)),
             "list_clusters": old_array(np.array(names, dtype=object)),

@@ -56,9 +56,7 @@ def test_as_counts_is_canonical() -> None:
 
 def test_tidy_makes_symbols_unique_and_wants_unique_cells() -> None:
     counts = sp.csr_matrix(np.eye(2, dtype=np.float32))
-    adata = _common.tidy(
-        counts, obs_names=["a", "b"], symbols=["G", "G"], label=["x", "y"], facts={}
-    )
+    adata = _common.tidy(counts, obs_names=["a", "b"], symbols=["G", "G"], label=["x", "y"], facts={})
     assert list(adata.var_names) == ["G", "G-1"]
     with pytest.raises(ValueError, match="found 'a' twice"):
         _common.tidy(counts, obs_names=["a", "a"], symbols=["G", "H"], label=["x", "y"], facts={})

@@ -43,9 +43,7 @@ def small(tmp_path: Path, monkeypatch, write_metadata, write_10x) -> dict[str, P
             ["B", "NK", "T"],
         ),
         **{
-            name: write_10x(
-                tmp_path / f"{name}.tar.gz", sp.csr_matrix(counts), GENES, barcodes[name]
-            )
+            name: write_10x(tmp_path / f"{name}.tar.gz", sp.csr_matrix(counts), GENES, barcodes[name])
             for name, counts in COUNTS.items()
         },
     }
@@ -119,9 +117,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_malicious_pickle_does_nothing(
-    small: dict[str, Path], tmp_path: Path, protocol: int
-) -> None:
+def test_malicious_pickle_does_nothing(small: dict[str, Path], tmp_path: Path, protocol: int) -> None:
     trace = tmp_path / "trace"
     data = pickle.dumps({"barcodes": Malicious(trace)}, protocol=protocol)
     pickle.loads(data)

@@ -22,9 +22,7 @@ LABELS = {"B", "CD14 monocyte", "CD4 T", "CD8 T", "NK", "ungated"}
 
 @pytest.fixture
 def script(demo_file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "make_pbmc_cite", demo_file.with_name("make_pbmc_cite.py")
-    )
+    spec = importlib.util.spec_from_file_location("make_pbmc_cite", demo_file.with_name("make_pbmc_cite.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -24,9 +24,7 @@ def integrator(seed=0, **options):
 
 
 def without_time(history):
-    return [
-        {k: v for k, v in row.items() if k not in ("seconds", "cells_per_s")} for row in history
-    ]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "cells_per_s")} for row in history]
 
 
 def test_import_is_light():
@@ -42,9 +40,7 @@ def test_annotator_learns_separable_types(cells):
     assert proba.shape == (120, 3) and proba.dtype == np.float32
     np.testing.assert_allclose(proba.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(model.embed(cells), axis=1), 1, rtol=1e-5)
-    assert {"epoch", "train_ce", "train_loss", "valid_ce", "valid_loss", "seconds"} <= set(
-        model.history[0]
-    )
+    assert {"epoch", "train_ce", "train_loss", "valid_ce", "valid_loss", "seconds"} <= set(model.history[0])
     assert len(model.history) == 10
 
 
@@ -144,9 +140,7 @@ def test_errors_say_what_is_wrong(cells):
     fails("G0.*var_names_make_unique", duplicate)
     fails("no batch column 'donor'.*label, batch", lambda data: None, batch_key="donor")
     fails("1 cells have no label.*cell5", unlabelled, Annotator(SMALL))
-    fails(
-        "none of the 40 genes", lambda d: None, integrator(vocabulary=Vocabulary.from_genes("AB"))
-    )
+    fails("none of the 40 genes", lambda d: None, integrator(vocabulary=Vocabulary.from_genes("AB")))
     fails("at least 2 cells", lambda data: data[:1].copy())
 
     with pytest.raises(RuntimeError, match="call fit first"):

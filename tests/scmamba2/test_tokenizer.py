@@ -35,9 +35,7 @@ def test_spreading_bins_by_hand():
     rows = [[0, 1, 2, 3, 4]]
     assert binned(rows, n_bins=5, rule="spreading", rng=RNG(0)) == [[0, 1, 2, 3, 4]]
     # Values 1 1 1 4: no edge below 1, three at it, so 1 falls into 1, 2 or 3.
-    ones = bin_values(
-        np.tile([1.0, 1, 1, 4], (500, 1)), n_bins=5, rule="spreading", rng=RNG(0)
-    ).toarray()
+    ones = bin_values(np.tile([1.0, 1, 1, 4], (500, 1)), n_bins=5, rule="spreading", rng=RNG(0)).toarray()
     assert set(ones[:, :3].ravel()) == {1, 2, 3} and set(ones[:, 3]) == {4}
 
 

@@ -13,7 +13,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, Bench, entry, make_cells, method_entry
+from support import ROOT, Bench, entry, make_cells, method_entry
 
 from workflow.files import read_json
 
@@ -108,7 +108,11 @@ def test_each_failure_is_recorded_with_its_reason(broken, method):
     row = runs[(runs["dataset"] == "good") & (runs["method"] == method)]
     assert list(row["status"]) == [status]
     markdown = (bench.folder / "out/tables/integration_good.md").read_text()
-    line = next(li for li in markdown.splitlines() if method.replace("_", " ") in li or method in li or (method == "pca" and "PCA" in li))
+    line = next(
+        li
+        for li in markdown.splitlines()
+        if method.replace("_", " ") in li or method in li or (method == "pca" and "PCA" in li)
+    )
     assert reason in line
     assert ("–" in line) == (method != "pca")
 
@@ -138,7 +142,10 @@ def test_nothing_is_left_to_do_and_forgetting_failures_runs_just_them_again(brok
     assert "Nothing to be done" in (again := bench.run(*TABLES)).stdout + again.stderr
     good = bench.folder / "out/runs/integration/good"
     before = (good / "pca/0/run.json").stat().st_mtime_ns
-    bench.script("crashes", f"{IO}\ndef integration(given):\n    return given.adata.X[:, :3].toarray()\n{MAIN}")
+    bench.script(
+        "crashes",
+        f"{IO}\ndef integration(given):\n    return given.adata.X[:, :3].toarray()\n{MAIN}",
+    )
     forget = [*bench.command()[:1], "-m", "workflow.steps.forget", "out"]
     said = subprocess.run(forget, cwd=bench.folder, capture_output=True, text=True, check=True)
     assert "forgot out/runs/integration/good/crashes/0/run.json" in said.stdout
@@ -180,7 +187,12 @@ def test_adding_a_method_takes_a_script_and_an_entry(bench, cells):
     )
     command = [*bench.command()[:3], "--profile", "workflow/profiles/demo"]
     ended = subprocess.run(
-        command, cwd=bench.folder, env=bench.environment, capture_output=True, text=True, timeout=300
+        command,
+        cwd=bench.folder,
+        env=bench.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "8 of 8 runs ok" in ended.stderr

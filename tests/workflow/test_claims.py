@@ -118,9 +118,7 @@ def test_the_published_table_is_tidy():
 
 def test_the_gain_of_b2_is_not_what_the_text_says():
     note = arithmetic_note(BY_ID["B2"])
-    assert note == (
-        "0.724 to 0.821 is 13.4 percent (9.7 points), but the text says 5 to 10 percent"
-    )
+    assert note == ("0.724 to 0.821 is 13.4 percent (9.7 points), but the text says 5 to 10 percent")
 
 
 def test_the_gain_of_b1_is_what_the_text_says():

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT, method_entry
 
 from workflow.declarations import WORKFLOW, DeclarationError, Run, load_plan, load_yaml
 
@@ -81,7 +81,10 @@ def wrong(config: dict, change) -> str:
             lambda c: c["select"]["methods"].update(integrations=["pca"]),
             ["select.methods", "'integrations'", "did you mean 'integration'?"],
         ),
-        (lambda c: c["select"]["methods"].pop("annotation"), ["no method for the task 'annotation'"]),
+        (
+            lambda c: c["select"]["methods"].pop("annotation"),
+            ["no method for the task 'annotation'"],
+        ),
         (lambda c: c["select"].update(seeds=["one"]), ["select.seeds.0", "integer", "'one'"]),
         (lambda c: c["select"].pop("seeds"), ["select", "key 'seeds' is missing"]),
         (
@@ -148,9 +151,7 @@ def test_parameters_come_from_the_entry_then_the_configuration(config):
     declared = plan.methods["scvi"]["tasks"]["integration"]
     params = plan.params("scvi", "integration", "pbmc_cite")
     assert params == declared | {"max_epochs": 7}
-    assert plan.changed_params("scvi", "integration", "pbmc_cite") == {
-        "max_epochs": declared["max_epochs"]
-    }
+    assert plan.changed_params("scvi", "integration", "pbmc_cite") == {"max_epochs": declared["max_epochs"]}
     assert plan.changed_params("pca", "integration", "pbmc_cite") == {}
 
 
@@ -170,8 +171,6 @@ def test_every_script_has_an_entry_and_every_entry_a_script():
 
 @pytest.mark.parametrize("kind", ["script", "entry"])
 def test_a_script_or_env_that_is_missing_is_named(bench, kind):
-    from conftest import method_entry
-
     changed = {} if kind == "script" else {"env": "bensh"}
     bench.declare("methods", newcomer=method_entry("Newcomer", **changed))
     if kind == "entry":

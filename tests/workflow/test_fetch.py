@@ -7,7 +7,7 @@ import http.server
 import threading
 
 import pytest
-from conftest import entry
+from support import entry
 
 from workflow.steps.fetch import FetchError, fetch_source, locate
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ROOT
 from snakemake.api import SnakemakeApi
 from snakemake.settings.types import (
     ConfigSettings,
@@ -12,6 +11,7 @@ from snakemake.settings.types import (
     Quietness,
     ResourceSettings,
 )
+from support import ROOT
 
 from workflow.declarations import WORKFLOW, Run, load_plan, load_yaml
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from conftest import entry, make_cells
+from support import entry, make_cells
 
 from workflow import tasks
 from workflow.files import checksum

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from support import ROOT
 
 from workflow.files import atomic, read_json, write_json
 from workflow.steps.run_method import judge_end, reason_from, watch
@@ -55,7 +55,12 @@ def wrapper(tmp_path, cells):
         command = [sys.executable, "-m", "workflow.steps.run_method", "--task", "integration"]
         command += ["--dataset", "cells", "--method", "trial", "--script", "trial", "--seed", "0"]
         command += ["--kind", "trivial", "--mode", "repaired"]
-        command += ["--prepared", str(data / "prepared.json"), "--record", str(tmp_path / "run.json")]
+        command += [
+            "--prepared",
+            str(data / "prepared.json"),
+            "--record",
+            str(tmp_path / "run.json"),
+        ]
         command += ["--log", str(tmp_path / "log.txt"), "--on-failure", "record", *more]
         env = os.environ | {"PYTHONPATH": str(tmp_path)}
         return subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
@@ -98,14 +103,39 @@ def test_a_good_run(wrapper):
 @pytest.mark.parametrize(
     ("text", "status", "why", "reason"),
     [
-        ("raise ValueError('the gene A1BG is odd')", "failed", "error", "ValueError: the gene A1BG"),
-        ("import sys; print('cannot do this', file=sys.stderr); sys.exit(99)", "not_applicable", "", "cannot do this"),
+        (
+            "raise ValueError('the gene A1BG is odd')",
+            "failed",
+            "error",
+            "ValueError: the gene A1BG",
+        ),
+        (
+            "import sys; print('cannot do this', file=sys.stderr); sys.exit(99)",
+            "not_applicable",
+            "",
+            "cannot do this",
+        ),
         ("import os; os.kill(os.getpid(), 9)", "failed", "killed", "killed by SIGKILL"),
         ("import sys; sys.exit(0)", "failed", "bad_output", "wrote no output"),
-        ("raise MemoryError('8 GB')", "failed", "out_of_memory", "out of memory: MemoryError: 8 GB"),
+        (
+            "raise MemoryError('8 GB')",
+            "failed",
+            "out_of_memory",
+            "out of memory: MemoryError: 8 GB",
+        ),
         ("print('last words'); import os; os._exit(3)", "failed", "error", "last words"),
-        (GOOD.replace("2))", "2)) * np.nan"), "failed", "bad_output", "NaN or inf in 60 of 60 cells"),
-        (GOOD.replace("size=(given.adata.n_obs, 2)", "size=(2, given.adata.n_obs)"), "failed", "error", "returned 2 rows, expected 60"),
+        (
+            GOOD.replace("2))", "2)) * np.nan"),
+            "failed",
+            "bad_output",
+            "NaN or inf in 60 of 60 cells",
+        ),
+        (
+            GOOD.replace("size=(given.adata.n_obs, 2)", "size=(2, given.adata.n_obs)"),
+            "failed",
+            "error",
+            "returned 2 rows, expected 60",
+        ),
     ],
 )
 def test_bad_ends(wrapper, text, status, why, reason):

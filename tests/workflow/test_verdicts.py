@@ -38,9 +38,12 @@ CLAIM = {
     "paper_value": 0.8, "comparator_value": 0.7, "margin": 0.1, "margin_kind": "abs",
     "rounding": 0.0005, "delta_eq": 0.02, "min_seeds": 5,
 }  # fmt: skip
-QUESTION = {
-    key: CLAIM[key] for key in ("where", "task", "metric", "comparator", "delta_eq", "min_seeds")
-} | {"id": "S1", "source": "suite", "text": "Is SC-MAMBA2 better?", "dataset": "any"}
+QUESTION = {key: CLAIM[key] for key in ("where", "task", "metric", "comparator", "delta_eq", "min_seeds")} | {
+    "id": "S1",
+    "source": "suite",
+    "text": "Is SC-MAMBA2 better?",
+    "dataset": "any",
+}
 JITTER = np.array([-0.004, 0.002, 0.0, 0.005, -0.003])
 
 
@@ -261,13 +264,9 @@ def test_a_claim_without_comparator_rests_on_its_value():
 def test_a_claim_must_hold_against_each_comparator():
     claim = CLAIM | {"comparator": ["pca", "harmony"]}
     ours = around(0.8)
-    line = verdict(
-        claim, *tables({"scmamba2": ours, "pca": around(0.6, -1), "harmony": around(0.7, -1)})
-    )
+    line = verdict(claim, *tables({"scmamba2": ours, "pca": around(0.6, -1), "harmony": around(0.7, -1)}))
     assert (line["comparator"], line["verdict"]) == ("harmony", "REPRODUCED")
-    line = verdict(
-        claim, *tables({"scmamba2": ours, "pca": around(0.6, -1), "harmony": around(0.9, -1)})
-    )
+    line = verdict(claim, *tables({"scmamba2": ours, "pca": around(0.6, -1), "harmony": around(0.9, -1)}))
     assert (line["comparator"], line["direction_verdict"]) == ("harmony", "REVERSED")
 
 

@@ -74,9 +74,7 @@ def read_members(sdist: Path) -> dict[str, ad.AnnData]:
                 path = Path(folder) / member
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 if digest != expected:
-                    raise ValueError(
-                        f"{sdist}: member {member}: found sha256 {digest}, expected {expected}"
-                    )
+                    raise ValueError(f"{sdist}: member {member}: found sha256 {digest}, expected {expected}")
                 found[batch] = read_h5ad(path)
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{sdist}: found no usable tar.gz ({error}), expected one") from error

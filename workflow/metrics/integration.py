@@ -94,9 +94,7 @@ def graph_connectivity(connectivities: sp.csr_matrix, labels: np.ndarray) -> flo
     shares = []
     for label in np.unique(labels):
         cells = np.flatnonzero(labels == label)
-        _, component = sp.csgraph.connected_components(
-            connectivities[cells][:, cells], connection="strong"
-        )
+        _, component = sp.csgraph.connected_components(connectivities[cells][:, cells], connection="strong")
         shares.append(np.bincount(component).max() / len(cells))
     return float(np.mean(shares))
 

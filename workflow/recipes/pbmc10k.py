@@ -142,9 +142,7 @@ def read_library(path: Path) -> Library:
     except ValueError as error:
         raise ValueError(f"{path}: found a broken member ({error}), expected 10x files") from error
     if table.shape[1] != 2:
-        raise ValueError(
-            f"{path}: member genes.tsv: found {table.shape[1]} columns, expected id and symbol"
-        )
+        raise ValueError(f"{path}: member genes.tsv: found {table.shape[1]} columns, expected id and symbol")
     barcodes = pd.Index(parts["barcodes.tsv"].decode().split())
     if matrix.shape != (len(table), len(barcodes)):
         raise ValueError(
@@ -155,8 +153,7 @@ def read_library(path: Path) -> Library:
     for what, names in (("barcodes.tsv", barcodes), ("genes.tsv", genes.index)):
         if not names.is_unique:
             raise ValueError(
-                f"{path}: member {what}: found {names[names.duplicated()][0]!r} twice, "
-                "expected unique names"
+                f"{path}: member {what}: found {names[names.duplicated()][0]!r} twice, expected unique names"
             )
     counts = as_counts(sp.csr_matrix(matrix).T, path, "matrix.mtx")
     cells = np.asarray(counts.sum(axis=1)).ravel() > 0
@@ -245,9 +242,7 @@ def read_gene_ids(path: Path) -> list[str]:
     except ValueError as error:
         raise ValueError(f"{path}: found no readable csv ({error}), expected one") from error
     if "ENSG" not in table:
-        raise ValueError(
-            f"{path}: column 'ENSG' is missing, found {', '.join(map(str, table.columns[:5]))}"
-        )
+        raise ValueError(f"{path}: column 'ENSG' is missing, found {', '.join(map(str, table.columns[:5]))}")
     ids = table["ENSG"]
     if ids.isna().any() or ids.duplicated().any():
         raise ValueError(f"{path}: column 'ENSG': found empty or repeated ids, expected unique ids")
@@ -307,16 +302,13 @@ def load(files: dict[str, Path]) -> ad.AnnData:
     n_labels = len(set(metadata.label))
     if n_labels != EXPECTED_LABELS:
         raise ValueError(
-            f"{paths['metadata']}: key 'clusters': found {n_labels} labels, "
-            f"expected {EXPECTED_LABELS}"
+            f"{paths['metadata']}: key 'clusters': found {n_labels} labels, expected {EXPECTED_LABELS}"
         )
     first = metadata.barcodes[metadata.batch == "0"]  # pbmc8k cells whose barcode pbmc4k has too
     n_shared = int(np.isin(first, libraries["1"].barcodes.to_numpy(dtype=str)).sum())
     return tidy(
         counts,
-        obs_names=[
-            f"{b}_{code}" for b, code in zip(metadata.batch, metadata.barcodes, strict=True)
-        ],
+        obs_names=[f"{b}_{code}" for b, code in zip(metadata.batch, metadata.barcodes, strict=True)],
         symbols=libraries["0"].genes.loc[genes].to_numpy(),
         gene_id=genes,
         label=metadata.label,

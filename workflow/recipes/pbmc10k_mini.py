@@ -42,8 +42,7 @@ def load(files: dict[str, Path]) -> ad.AnnData:
     check_shape(adata.shape, EXPECTED_SHAPE, path)
     if label.nunique() != EXPECTED_LABELS:
         raise ValueError(
-            f"{path}: obs key 'str_labels': found {label.nunique()} labels, "
-            f"expected {EXPECTED_LABELS}"
+            f"{path}: obs key 'str_labels': found {label.nunique()} labels, expected {EXPECTED_LABELS}"
         )
     return tidy(
         as_counts(adata.X, path),

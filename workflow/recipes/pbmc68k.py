@@ -59,9 +59,7 @@ def recover_counts(log_scaled: sp.csr_matrix, path: Path) -> tuple[sp.csr_matrix
     matrix = sp.csr_matrix(log_scaled, dtype=np.float64, copy=True)
     matrix.eliminate_zeros()
     if not np.isfinite(matrix.data).all() or (matrix.data < 0).any():
-        raise ValueError(
-            f"{path}: raw.X: found negative or infinite values, expected log1p of scaled counts"
-        )
+        raise ValueError(f"{path}: raw.X: found negative or infinite values, expected log1p of scaled counts")
     per_cell = np.diff(matrix.indptr)
     if (per_cell == 0).any():
         raise ValueError(
@@ -109,8 +107,7 @@ def load(files: dict[str, Path]) -> ad.AnnData:
     check_shape(adata.raw.shape, EXPECTED_SHAPE, path)
     if label.nunique() != EXPECTED_LABELS:
         raise ValueError(
-            f"{path}: obs key 'bulk_labels': found {label.nunique()} labels, "
-            f"expected {EXPECTED_LABELS}"
+            f"{path}: obs key 'bulk_labels': found {label.nunique()} labels, expected {EXPECTED_LABELS}"
         )
     if "n_counts" not in adata.obs:
         raise ValueError(f"{path}: obs key 'n_counts' is missing, expected UMIs per cell")

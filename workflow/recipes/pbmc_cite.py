@@ -127,9 +127,7 @@ def load(files: dict[str, Path]) -> ad.AnnData:
     batch = column(adata, "batch", path)
     check_shape(adata.shape, EXPECTED_SHAPE, path)
     if "protein" not in adata.obsm:
-        raise ValueError(
-            f"{path}: obsm key 'protein' is missing, found {', '.join(adata.obsm) or 'none'}"
-        )
+        raise ValueError(f"{path}: obsm key 'protein' is missing, found {', '.join(adata.obsm) or 'none'}")
     protein = adata.obsm["protein"]
     missing = [name for name in GATES if name not in getattr(protein, "columns", ())]
     if missing:

@@ -27,6 +27,98 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+def recipe_file(wildcards):
+    """The recipe of a dataset: editing it prepares the dataset again."""
+    recipe = PLAN.datasets[wildcards.dataset].get("recipe")
+    return ROOT / (f"workflow/recipes/{recipe}.py" if recipe else "workflow/tidy.py")
+
+
+def entry_of(wildcards):
+    """The declaration of a dataset: changing it prepares the dataset again."""
+    return json.dumps(PLAN.datasets[wildcards.dataset], sort_keys=True)
+
+
+def run_params(method):
+    """Parameters of a run, as a function of its wildcards."""
+
+    def params(wildcards):
+        return json.dumps(PLAN.params(method, wildcards.task, wildcards.dataset))
+
+    return params
+
+
+def run_changed(method):
+    """Declared values of the parameters that the configuration changed."""
+
+    def changed(wildcards):
+        return json.dumps(
+            PLAN.changed_params(method, wildcards.task, wildcards.dataset)
+        )
+
+    return changed
+
+
+def runs_of(wildcards):
+    """Records of all seeds of a method on a dataset."""
+    return expand(
+        "<results>/runs/{task}/{dataset}/{method}/{seed}/run.json",
+        task=wildcards.task,
+        dataset=wildcards.dataset,
+        method=wildcards.method,
+        seed=PLAN.seeds,
+    )
+
+
+def scores_of_dataset(wildcards):
+    """Scores of every method on one dataset."""
+    return expand(
+        "<results>/scores/{task}/{dataset}/{method}.parquet",
+        task=wildcards.task,
+        dataset=wildcards.dataset,
+        method=PLAN.methods_for(wildcards.task),
+    )
+
+
+def scores_of_plan(wildcards):
+    """Scores of every method on every dataset."""
+    return [
+        f"<results>/scores/{task}/{dataset}/{method}.parquet"
+        for task, dataset in PLAN.pairs
+        for method in PLAN.methods_for(task)
+    ]
+
+
+def in_paper(wildcards):
+    """Whether the dataset is the paper's own."""
+    return PLAN.datasets[wildcards.dataset]["in_paper"]
+
+
+def reported_table(stem, caption, **where):
+    """A table of the report, as the page that people read."""
+    return report(
+        f"<results>/tables/{stem}.html", caption=f"../report/{caption}.rst", **where
+    )
+
+
+def tables_of_plan():
+    """Every table of the selection."""
+    tables = [
+        reported_table(
+            f"{task}_{dataset}",
+            "table",
+            category=task,
+            subcategory=dataset,
+            labels={"what": "results", "form": "table"},
+        )
+        for task, dataset in PLAN.pairs
+    ]
+    labels = {"what": "verdicts", "form": "table"}
+    return [
+        *tables,
+        reported_table("claims", "claims", category="claims", labels=labels),
+    ]
+
+
 def figures_of_plan():
     """Every figure of the selection."""
     return [
@@ -45,4 +137,7 @@ def show_summary():
 
 def show_failure():
     """Say where the logs of failed steps are."""
-    print(f"A step failed. Its log lies under {RESULTS}/logs or beside its run.json.", file=sys.stderr)
+    print(
+        f"A step failed. Its log lies under {RESULTS}/logs or beside its run.json.",
+        file=sys.stderr,
+    )

@@ -1,26 +1,15 @@
 # fetch -> prepare
 
 
-def recipe_file(wildcards):
-    """The recipe of a dataset: editing it prepares the dataset again."""
-    recipe = PLAN.datasets[wildcards.dataset].get("recipe")
-    return ROOT / (f"workflow/recipes/{recipe}.py" if recipe else "workflow/tidy.py")
-
-
-def entry_of(wildcards):
-    """The declaration of a dataset: changing it prepares the dataset again."""
-    return json.dumps(PLAN.datasets[wildcards.dataset], sort_keys=True)
-
-
 rule fetch:
     """Bring the files of a dataset here and verify them."""
     output:
         "<results>/data/{dataset}/fetch.json",
     log:
         "<results>/logs/fetch/{dataset}.log",
+    localrule: True
     conda:
         "../../envs/bench.yaml"
-    localrule: True
     params:
         python=PYTHON,
         downloads=config.get("downloads") or "",

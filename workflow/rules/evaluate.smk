@@ -1,62 +1,6 @@
 # score -> judge -> tables, figures
 
 
-def runs_of(wildcards):
-    """Records of all seeds of a method on a dataset."""
-    return expand(
-        "<results>/runs/{task}/{dataset}/{method}/{seed}/run.json",
-        task=wildcards.task,
-        dataset=wildcards.dataset,
-        method=wildcards.method,
-        seed=PLAN.seeds,
-    )
-
-
-def in_paper(wildcards):
-    """Whether the dataset is the paper's own."""
-    return PLAN.datasets[wildcards.dataset]["in_paper"]
-
-
-def scores_of_plan(wildcards):
-    """Scores of every method on every dataset."""
-    return [
-        f"<results>/scores/{task}/{dataset}/{method}.parquet"
-        for task, dataset in PLAN.pairs
-        for method in PLAN.methods_for(task)
-    ]
-
-
-def scores_of_dataset(wildcards):
-    """Scores of every method on one dataset."""
-    return expand(
-        "<results>/scores/{task}/{dataset}/{method}.parquet",
-        task=wildcards.task,
-        dataset=wildcards.dataset,
-        method=PLAN.methods_for(wildcards.task),
-    )
-
-
-def reported_table(stem, caption, **where):
-    """A table of the report, as the page that people read."""
-    return report(f"<results>/tables/{stem}.html", caption=f"../report/{caption}.rst", **where)
-
-
-def tables_of_plan():
-    """Every table of the selection."""
-    tables = [
-        reported_table(
-            f"{task}_{dataset}",
-            "table",
-            category=task,
-            subcategory=dataset,
-            labels={"what": "results", "form": "table"},
-        )
-        for task, dataset in PLAN.pairs
-    ]
-    labels = {"what": "verdicts", "form": "table"}
-    return [*tables, reported_table("claims", "claims", category="claims", labels=labels)]
-
-
 rule score:
     """Score all seeds of a method on a dataset: one row per run, metric and unit."""
     input:
@@ -122,9 +66,9 @@ rule tables:
         tables_of_plan(),
     log:
         "<results>/logs/tables.log",
+    localrule: True
     conda:
         "../../envs/bench.yaml"
-    localrule: True
     params:
         python=PYTHON,
         results=RESULTS,

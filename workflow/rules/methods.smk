@@ -2,24 +2,6 @@
 # the report's statistics show methods by name.
 
 
-def run_params(method):
-    """Parameters of a run, as a function of its wildcards."""
-
-    def params(wildcards):
-        return json.dumps(PLAN.params(method, wildcards.task, wildcards.dataset))
-
-    return params
-
-
-def run_changed(method):
-    """Declared values of the parameters that the configuration changed."""
-
-    def changed(wildcards):
-        return json.dumps(PLAN.changed_params(method, wildcards.task, wildcards.dataset))
-
-    return changed
-
-
 for method, entry in PLAN.methods.items():
 
     rule:

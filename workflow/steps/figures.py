@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import warnings
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import matplotlib
@@ -23,20 +25,25 @@ from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 
 from workflow import tasks
-from workflow.declarations import WORKFLOW
 from workflow.files import atomic, read_json
 from workflow.present import (
     KIND_COLOURS,
     KIND_TITLES,
     dataset_title,
     declared,
+    published,
     read_scores,
     titles,
     trouble,
 )
 from workflow.statistics import mean_t_interval
 
-STYLE = {"font.size": 8, "axes.titlesize": 8, "svg.hashsalt": "scmamba2", "svg.fonttype": "none"}
+STYLE: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "svg.hashsalt": "scmamba2",
+    "svg.fonttype": "none",
+}
 MARKERS = "osD^vP"
 
 
@@ -56,14 +63,22 @@ def colours_of(names: list[str]) -> dict[str, tuple]:
     return {n: (palette[i % 10], MARKERS[i // 10 % len(MARKERS)]) for i, n in enumerate(names)}
 
 
+def frame(ax: plt.Axes) -> None:
+    """Draw a thin frame without ticks: UMAP coordinates have no unit."""
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(visible=True, color="0.8", linewidth=0.5)
+
+
 def scatter(ax: plt.Axes, xy: np.ndarray, values: np.ndarray, styles: dict[str, tuple]) -> None:
     """Draw cells coloured by a category, in an order that hides no category behind another."""
     order = np.random.default_rng(0).permutation(len(xy))
     for name, (colour, marker) in styles.items():
         mine = order[values[order] == name]
-        ax.scatter(*xy[mine].T, s=5, color=colour, marker=marker, lw=0, alpha=0.8, rasterized=True)
-    ax.set(xticks=[], yticks=[], aspect="auto")
-    sns.despine(ax=ax, left=True, bottom=True)
+        ax.scatter(
+            xy[mine, 0], xy[mine, 1], s=5, color=colour, marker=marker, lw=0, alpha=0.8, rasterized=True
+        )
+    frame(ax)
 
 
 def legend(fig: plt.Figure, ax: plt.Axes, styles: dict[str, tuple], title: str) -> None:
@@ -81,7 +96,7 @@ def panels(n_rows: int, n_columns: int, title: str) -> tuple[plt.Figure, np.ndar
     fig, axes = plt.subplots(
         n_rows,
         n_columns + 1,
-        figsize=(1.75 * n_columns + 1.7, 1.85 * n_rows + 0.5),
+        figsize=(1.75 * n_columns + 1.7, 1.85 * n_rows + 0.9),
         squeeze=False,
         layout="constrained",
     )
@@ -91,10 +106,17 @@ def panels(n_rows: int, n_columns: int, title: str) -> tuple[plt.Figure, np.ndar
 
 def say(ax: plt.Axes, text: str) -> None:
     """Write why there is no picture into the place where it would be."""
-    ax.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
-    sns.despine(ax=ax, left=True, bottom=True)
+    frame(ax)
     text = text if len(text) < 90 else text[:87] + "..."
-    ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True, fontsize=7, color="0.4")
+    text = textwrap.fill(text, 24)
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="0.4", transform=ax.transAxes)
+
+
+def figure_name(title: str, runs: pd.DataFrame) -> str:
+    """Return a method's name; a reduced scale or changed parameters stand below it."""
+    scale = next((info["scale"] for info in runs["info"] if info.get("scale")), "")
+    changed = "parameters changed" if runs.iloc[0]["changed_params"] else ""
+    return "\n".join(line for line in (title, scale.replace(", ", "\n"), changed) if line)
 
 
 def first_outputs(runs: pd.DataFrame, folders: dict[str, Path]) -> dict[str, ad.AnnData | str]:
@@ -114,11 +136,14 @@ def draw_integration(outputs: dict, folder: Path, names: dict[str, str], title: 
     solution = ad.read_h5ad(folder / "solution.h5ad")
     fig, axes = panels(2, len(outputs), title)
     rows = {
-        key: (solution.obs[key].astype(str).to_numpy(), colours_of(sorted(set(solution.obs[key].astype(str)))))
+        key: (
+            solution.obs[key].astype(str).to_numpy(),
+            colours_of(sorted(set(solution.obs[key].astype(str)))),
+        )
         for key in ("label", "batch")
     }
     for column, (method, output) in enumerate(outputs.items()):
-        axes[0, column].set_title(names[method])
+        axes[0, column].set_title(names[method], linespacing=1.1, va="bottom")
         xy = None if isinstance(output, str) else umap(np.asarray(output.obsm["X_emb"]))
         for row, (values, styles) in enumerate(rows.values()):
             if xy is None:
@@ -146,7 +171,7 @@ def draw_annotation(outputs: dict, folder: Path, names: dict[str, str], title: s
     axes[0, 0].set(xlabel="UMAP 1", ylabel="UMAP 2")
     axes[1, 0].axis("off")
     for column, (method, output) in enumerate(outputs.items(), start=1):
-        axes[0, column].set_title(names[method])
+        axes[0, column].set_title(names[method], linespacing=1.1, va="bottom")
         if isinstance(output, str):
             say(axes[0, column], output)
             axes[1, column].axis("off")
@@ -162,7 +187,12 @@ def draw_annotation(outputs: dict, folder: Path, names: dict[str, str], title: s
 
 
 def draw_headline(
-    rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: str, names: dict[str, str], title: str
+    rows: pd.DataFrame,
+    runs: pd.DataFrame,
+    task: str,
+    dataset: str,
+    names: dict[str, str],
+    title: str,
 ) -> plt.Figure:
     """Every seed as a dot, the mean as a bar with its 95 % t interval, the published value as a ring."""
     headline = tasks.get(task).HEADLINE[:4]
@@ -170,12 +200,11 @@ def draw_headline(
     first = rows[(rows["metric"] == headline[0][0]) & (rows["metric_impl"] == headline[0][1])]
     means = first.groupby("method")["value"].mean().reindex(kinds.index)
     order = list(means.sort_values(na_position="first").index)
-    published = pd.read_csv(WORKFLOW / "published.csv")
-    published = published[(published["dataset"] == dataset) & (published["source_kind"] == "paper")]
+    rings = False
     fig, axes = plt.subplots(
         1,
         len(headline),
-        figsize=(2.05 * len(headline) + 1.6, 0.3 * len(order) + 1.5),
+        figsize=(2.05 * len(headline) + 1.8, 0.42 * len(order) + 1.4),
         sharey=True,
         layout="constrained",
     )
@@ -192,12 +221,14 @@ def draw_headline(
                 continue
             interval = mean_t_interval(values)
             ax.hlines(y, interval.low, interval.high, color=colour, lw=1.2)
-            ax.plot([interval.mean] * 2, [y - 0.28, y + 0.28], color=colour, lw=2)
+            ax.plot([interval.mean] * 2, [y - 0.3, y + 0.3], color=colour, lw=1.4)
             # seeds stand one above the other, so that equal values stay countable
             spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else [0.0]
             ax.scatter(values, y + np.asarray(spread), s=11, color=colour, alpha=0.7, lw=0, zorder=3)
-            said = published[(published["method"] == method) & (published["metric"] == metric)]
-            ax.scatter(said["value"], [y] * len(said), s=45, fc="none", ec="k", lw=0.9, zorder=4)
+            said = published(dataset, metric).get(method)
+            if said is not None:
+                ax.scatter(said, y, s=45, fc="none", ec="k", lw=0.9, zorder=4)
+                rings = True
         ax.set(xlim=(0, 1), xlabel=titles(metric, impl), yticks=range(len(order)))
         ax.set_ylim(-0.6, len(order) - 0.4)
         ax.grid(axis="x", color="0.9", lw=0.6)
@@ -207,9 +238,8 @@ def draw_headline(
     axes[0].set_yticklabels([names[m] for m in order])
     used = [k for k in KIND_COLOURS if k in set(kinds)]
     handles = [Line2D([], [], color=KIND_COLOURS[k], lw=3, label=KIND_TITLES[k]) for k in used]
-    if len(published):
-        ring = {"marker": "o", "ls": "", "mfc": "none", "mec": "k", "ms": 6}
-        handles.append(Line2D([], [], label="published", **ring))
+    if rings:
+        handles.append(Line2D([], [], marker="o", ls="", mfc="none", mec="k", ms=6, label="published"))
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return fig
 
@@ -236,14 +266,15 @@ def main() -> int:
     task, dataset = prepared["task"], prepared["dataset"]
     rows, runs = read_scores(args.scores)
     rows = rows[rows["unit_level"] == "run"]
-    folders = {
-        run.run_id: args.runs_folder / run.method / str(run.seed) for run in runs.itertuples()
-    }
+    folders = {run.run_id: args.runs_folder / run.method / str(run.seed) for run in runs.itertuples()}
     datasets, methods = declared()
-    names = {m: methods[m]["title"] for m in runs["method"].unique()}
+    names = {
+        method: figure_name(methods[method]["title"], mine)
+        for method, mine in runs.groupby("method", sort=False)
+    }
     heading = dataset_title(dataset, datasets[dataset])
 
-    plt.rcParams.update(STYLE)
+    plt.rcParams.update(STYLE)  # type: ignore[arg-type]
     outputs = first_outputs(runs, folders)
     draw = {"integration": draw_integration, "annotation": draw_annotation}[task]
     if prepared["status"] == "ok":

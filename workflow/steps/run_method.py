@@ -287,7 +287,14 @@ def main() -> int:
     else:
         command = [sys.executable, "-m", f"baselines.{args.script}", "--task", args.task]
         command += ["--input", str(source / "input.h5ad"), "--output", str(output)]
-        command += ["--seed", str(args.seed), "--threads", str(args.threads), "--gpu", str(args.gpu)]
+        command += [
+            "--seed",
+            str(args.seed),
+            "--threads",
+            str(args.threads),
+            "--gpu",
+            str(args.gpu),
+        ]
         command += ["--params", args.params]
         if args.kind == "oracle":  # the only kind that may see the answers
             command += ["--solution", str(source / "solution.h5ad")]

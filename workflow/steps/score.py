@@ -42,9 +42,7 @@ def describe(run: dict, in_paper: str) -> dict:
         "method_kind": run["kind"],
         "mode": run["mode"],
         "seed": run["seed"],
-        "reduced_scale": in_paper != "full"
-        or bool(run["changed_params"])
-        or bool(info.get("reduced_scale")),
+        "reduced_scale": in_paper != "full" or bool(run["changed_params"]) or bool(info.get("reduced_scale")),
         "n_parameters": info.get("n_parameters"),
         "seconds": run.get("seconds"),
         "cpu_seconds": run.get("cpu_seconds"),

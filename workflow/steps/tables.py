@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import io
 import sys
 from pathlib import Path
 
@@ -30,8 +31,32 @@ h1{font-size:1.15em;margin:0 0 .2em} p{margin:.2em 0 1em;max-width:60em;color:#4
 table{border-collapse:collapse} th,td{padding:.35em .7em;text-align:left;vertical-align:top}
 th{border-bottom:2px solid #333} td{border-bottom:1px solid #ddd}
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-small{color:#555;display:block} tr.ours{background:#fdf1e7} tr.control td,tr.oracle td{color:#555}
+th.n{text-align:right} small{color:#555;display:block;max-width:34em}
+tr.ours{background:#fdf1e7} tr.control td,tr.oracle td,tr.open td{color:#555}
+tr.holds td:last-child{color:#00543d;font-weight:600} tr.fails td:last-child{color:#8f3b00;font-weight:600}
+tr.partly td:last-child{color:#004f80;font-weight:600}
 """
+
+
+#: Colours of a verdict on the page; a sign in the cell says the same without colour.
+VERDICT_CLASSES = {
+    "REPRODUCED": "holds",
+    "SUPPORTED": "holds",
+    "DIRECTION ONLY": "partly",
+    "VALUE ONLY": "partly",
+    "TIE": "partly",
+    "REVERSED": "fails",
+    "NOT REPRODUCED": "fails",
+    "INCONSISTENT": "fails",
+}
+#: Shorter column titles for a terminal.
+SHORT_TITLES = {
+    "AvgBIO (Louvain ×20)": "AvgBIO Louvain",
+    "AvgBIO (Leiden ×10)": "AvgBIO Leiden",
+    "AvgBIO (k-means)": "AvgBIO k-means",
+    "Macro precision": "Macro prec.",
+    "Balanced accuracy": "Bal. acc.",
+}
 
 
 def number(mean: float, low: float, high: float) -> str:
@@ -59,6 +84,9 @@ def readable(table: pd.DataFrame, task: str) -> pd.DataFrame:
         key = f"{metric}|{impl}"
         columns = zip(table[key], table[f"{key}_low"], table[f"{key}_high"], strict=True)
         out[titles(metric, impl)] = [number(*v) for v in columns]
+    if table["published"].notna().any():
+        title = f"{titles(*tasks.get(task).HEADLINE[0])}, published"
+        out[title] = [f"{v:.3f}" if np.isfinite(v) else "–" for v in table["published"]]
     out["Runs ok"] = [f"{ok} of {n}" for ok, n in zip(table["runs_ok"], table["runs"], strict=True)]
     out["Time"] = table["seconds"].map(duration)
     out["Peak memory"] = [f"{v:.0f} MB" if np.isfinite(v) else "–" for v in table["peak_memory_mb"]]
@@ -78,8 +106,11 @@ def page(title: str, caption: str, body: str) -> str:
 def html_table(text: pd.DataFrame, classes: list[str], numeric: list[str]) -> str:
     """Return an HTML table; a note stands in the cell of the name that it belongs to."""
     shown = [c for c in text.columns if c != "Note"]
-    cells = "".join(f"<th>{html.escape(c)}</th>" for c in shown)
-    lines = [f"<thead><tr>{cells}</tr></thead><tbody>"]
+    heads = [
+        f'<th class="n">{html.escape(c)}</th>' if c in numeric else f"<th>{html.escape(c)}</th>"
+        for c in shown
+    ]
+    lines = [f"<thead><tr>{''.join(heads)}</tr></thead><tbody>"]
     for (_, row), css in zip(text.iterrows(), classes, strict=True):
         lines.append(f'<tr class="{css}">')
         for column in shown:
@@ -137,8 +168,15 @@ def claims_text(claims: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def write(folder: Path, stem: str, title: str, caption: str, csv: pd.DataFrame, text: pd.DataFrame,
-          classes: list[str]) -> None:
+def write(
+    folder: Path,
+    stem: str,
+    title: str,
+    caption: str,
+    csv: pd.DataFrame,
+    text: pd.DataFrame,
+    classes: list[str],
+) -> None:
     """Write one table in its three forms."""
     with atomic(folder / f"{stem}.csv") as part:
         csv.to_csv(part, index=False)
@@ -147,38 +185,45 @@ def write(folder: Path, stem: str, title: str, caption: str, csv: pd.DataFrame, 
     write_text(folder / f"{stem}.html", page(title, caption, html_table(text, classes, numeric)))
 
 
+def console_table(text: pd.DataFrame, title: str, columns: list[str]) -> Table:
+    """Return a table for a terminal; the first column may wrap, numbers never do."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        left = column in ("Method", "Claim", "Dataset", "Verdict")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "Claim")
+    for _, row in text.iterrows():
+        table.add_row(*(row[column] for column in columns))
+    return table
+
+
 def summary(
-    sections: list[tuple[str, pd.DataFrame]], claims: pd.DataFrame, runs: pd.DataFrame, results: Path
+    sections: list[tuple[str, pd.DataFrame]],
+    claims: pd.DataFrame,
+    runs: pd.DataFrame,
+    results: Path,
 ) -> str:
-    """Return the text that ends a run."""
-    console = Console(width=118, record=True, file=open("/dev/null", "w"))
+    """Return the text that ends a run: results, verdicts, what failed, and where everything lies."""
+    console = Console(width=120, record=True, file=io.StringIO(), highlight=False)
     for title, text in sections:
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        shown = [c for c in text.columns if c not in ("Kind", "Note")]
-        for column in shown:
-            table.add_column(column, justify="left" if column == "Method" else "right")
-        for _, row in text.iterrows():
-            note = f"\n  [dim]{row['Note']}[/dim]" if row["Note"] else ""
-            table.add_row(row["Method"] + note, *(row[c] for c in shown[1:]))
-        console.print(table)
+        hidden = ("Kind", "Note", "Peak memory")
+        shown = [column for column in text.columns if column not in hidden]
+        short = text.rename(columns=SHORT_TITLES)
+        console.print(console_table(short, title, [SHORT_TITLES.get(c, c) for c in shown]))
+        for _, row in text[text["Note"] != ""].iterrows():
+            console.print(f"  {row['Method']}: {row['Note']}", style="dim")
         console.print()
-    decided = claims[~claims["verdict"].isin(["NOT RUN", "NOT TESTABLE"])]
-    table = Table(title="Verdicts", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for column in ("Claim", "Dataset", "Difference [95 %]", "Verdict"):
-        table.add_column(column)
-    for _, row in claims_text(decided).iterrows():
-        table.add_row(row["Claim"], row["Dataset"], row["Difference [95 %]"], row["Verdict"])
-    console.print(table)
-    waiting = claims["verdict"].value_counts()
-    rest = [f"{waiting[v]} {v}" for v in ("NOT RUN", "NOT TESTABLE") if v in waiting]
-    if rest:
-        console.print(f"and {', '.join(rest)}: {results}/tables/claims.md says why\n")
+    decided = claims_text(claims[~claims["verdict"].isin(["NOT RUN", "NOT TESTABLE"])])
+    console.print(console_table(decided, "Verdicts", ["Claim", "Dataset", "Difference [95 %]", "Verdict"]))
+    count = claims["verdict"].value_counts()
+    waiting = [f"{count[v]} {v}" for v in ("NOT RUN", "NOT TESTABLE") if v in count]
+    if waiting:
+        console.print(f"and {', '.join(waiting)}; {results}/tables/claims.md says why\n")
     ok = int((runs["status"] == "ok").sum())
-    console.print(f"[bold]{ok} of {len(runs)} runs ok[/bold]")
+    console.print(f"{ok} of {len(runs)} runs ok", style="bold")
     for _, run in runs[runs["status"] != "ok"].iterrows():
         why = run["why"] or run["status"]
-        console.print(f"  {run['run_id']}: {why}: {run['reason']}", highlight=False)
-    console.print(f"tables   {results}/tables/\nfigures  {results}/figures/", highlight=False)
+        console.print(f"  {run['run_id']}: {why}: {run['reason']}", markup=False, soft_wrap=True)
+    console.print(f"tables   {results}/tables/\nfigures  {results}/figures/")
     return console.export_text()
 
 
@@ -200,19 +245,22 @@ def main() -> int:
         title = f"{dataset_title(dataset, datasets[dataset])}: {task}"
         n_seeds = runs.loc[runs["dataset"] == dataset, "seed"].nunique()
         caption = (
-            f"Mean over {n_seeds} seeds ± half of its 95 % t interval; higher is better, the range is 0 to 1. "
-            "Time and peak memory are medians of one run. "
-            + datasets[dataset].get("note", "")
+            f"Mean over {n_seeds} seeds ± half of its 95 % t interval; higher is better, range 0 to 1. "
+            "Time and peak memory: median of one run. " + datasets[dataset].get("note", "")
         )
         classes = ["ours" if k == "ours" else KIND_TITLES[k].split()[0] for k in table["kind"]]
         write(folder, f"{task}_{dataset}", title, caption, table, text, classes)
         sections.append((title, text))
+    waiting = claims["verdict"].map({"NOT TESTABLE": 1, "NOT RUN": 2}).fillna(0)
+    claims = claims.iloc[np.argsort(waiting, kind="stable")]
     text = claims_text(claims)
     caption = (
-        "One line per claim, dataset and metric. The verdict is computed from the rows of this run. "
+        "One line per claim, dataset and metric, decided ones first. Claims of the paper have the ids A, B, "
+        "M, P and R; S are questions of this suite. Every verdict is computed from the rows of this run. "
         "Difference: subject minus the comparator against which it fares worst, paired by seed."
     )
-    write(folder, "claims", "Verdicts", caption, claims, text, ["claim"] * len(text))
+    classes = [VERDICT_CLASSES.get(verdict, "open") for verdict in claims["verdict"]]
+    write(folder, "claims", "Verdicts", caption, claims, text, classes)
     write_text(folder / "summary.txt", summary(sections, claims, runs, args.results))
     return 0
 

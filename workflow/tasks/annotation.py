@@ -77,12 +77,16 @@ def make_io(adata: ad.AnnData, settings: dict) -> tuple[ad.AnnData, ad.AnnData, 
     truth = adata.obs.loc[query, ["label"]].astype(str)
     solution = ad.AnnData(X=np.zeros((len(truth), 0), dtype=np.float32), obs=truth)
     solution.uns["reference_labels"] = known
-    return given, solution, {
-        "highly_variable": facts,
-        "n_reference": int((~query).sum()),
-        "n_query": int(query.sum()),
-        "accuracy_ceiling": float(np.isin(labels[query].astype(str), known).mean()),
-    }
+    return (
+        given,
+        solution,
+        {
+            "highly_variable": facts,
+            "n_reference": int((~query).sum()),
+            "n_query": int(query.sum()),
+            "accuracy_ceiling": float(np.isin(labels[query].astype(str), known).mean()),
+        },
+    )
 
 
 def score(output: ad.AnnData, solution: ad.AnnData, seed: int) -> list[dict]:
