@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+import zipfile
 
 import anndata as ad
 import numpy as np
@@ -83,10 +84,11 @@ def broken(tmp_path_factory) -> tuple[Bench, subprocess.CompletedProcess]:
     names = ["good", "no_column", "no_counts", "twice", "truncated"]
     bench.declare("datasets", **{name: entry(f"file:{name}.h5ad") for name in names})
     bench.config(names[1:], {"integration": ["pca"]}, [0], pathvars={"results": "bad"})
-    assert bench.run("bad/claims.csv", "bad/tables/summary.txt").returncode == 0
+    figure = "bad/figures/integration_twice_cells.png"
+    assert bench.run("bad/claims.csv", "bad/tables/summary.txt", figure).returncode == 0
     brief = {"sleeps": {"runtime": 0.05}}
     bench.config(names[:1], {"integration": list(EXPECTED)}, [0], resources=brief)
-    return bench, bench.run(*TABLES)
+    return bench, bench.run(*TABLES, "out/figures/integration_good_headline.png")
 
 
 def test_a_run_full_of_failures_still_builds_its_tables(broken):
@@ -94,7 +96,13 @@ def test_a_run_full_of_failures_still_builds_its_tables(broken):
     assert ended.returncode == 0, ended.stderr
     summary = (bench.folder / "out/tables/summary.txt").read_text()
     assert "1 of 10 runs ok" in summary
-    assert (bench.folder / "out/tables/integration_good.html").exists()
+    page = (bench.folder / "out/tables/integration_good.html").read_text()
+    assert "failed" not in page.split("<table>")[0]
+    assert "timeout: stopped after the time limit" in page
+    assert (bench.folder / "out/figures/integration_good_headline.png").stat().st_size > 10_000
+    # text stays text in SVG: the picture of what could not be drawn says why
+    assert "timeout" in (bench.folder / "out/figures/integration_good_headline.svg").read_text()
+    assert "duplicated" in (bench.folder / "bad/figures/integration_twice_cells.svg").read_text()
 
 
 @pytest.mark.parametrize("method", list(EXPECTED))
@@ -204,6 +212,19 @@ def test_adding_a_method_takes_a_script_and_an_entry(bench, cells):
         for figure in ("cells", "headline"):
             assert (bench.folder / f"out/figures/{task}_{task}_cells_{figure}.png").stat().st_size > 10_000
     assert "8 dimensions" in (bench.folder / "out/tables/integration_integration_cells.md").read_text()
+
+    report = subprocess.run(
+        [*command, "--report", "out/report.zip"],
+        cwd=bench.folder,
+        env=bench.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert report.returncode == 0, report.stderr
+    held = " ".join(zipfile.ZipFile(bench.folder / "out/report.zip").namelist())
+    for name in ("claims.html", "integration_integration_cells.html", "annotation_cells_headline.png"):
+        assert name in held
 
     # a change of the script runs that method again, and only that one
     path = bench.folder / "baselines/mine.py"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,6 +232,32 @@ def test_killing_the_wrapper_ends_the_method_and_leaves_no_record(wrapper, numbe
         assert time.monotonic() < end, "the method outlived its wrapper"
         time.sleep(0.05)
     assert not (wrapper.folder / "run.json").exists()
+
+
+def test_without_a_gpu_a_method_that_asks_for_one_runs_on_the_cpu(wrapper, monkeypatch):
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a GPU")
+    text = "import sys; print(sys.argv[sys.argv.index('--gpu') + 1]); sys.exit(99)"
+    _, record = wrapper(text, "--gpu", "1")
+    assert (record["gpu"], record["reason"], record["peak_gpu_memory_mb"]) == (0, "0", None)
+    assert "no GPU; running on the CPU" in (wrapper.folder / "log.txt").read_text()
+
+
+def test_gpu_memory_is_measured_above_what_was_in_use_before(wrapper, monkeypatch):
+    """An nvidia-smi that reports 100 MB at first and 700 MB while the method runs."""
+    tool = wrapper.folder / "bin/nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(
+        "#!/bin/sh\ncase $1 in *name*) echo 'Test GPU';;\n"
+        f"*) if [ -e {wrapper.folder}/running ]; then echo 700; else echo 100; fi;; esac\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    text = f"import sys, time; open('{wrapper.folder}/running', 'w'); time.sleep(2.5); sys.exit(99)"
+    _, record = wrapper(text, "--gpu", "1")
+    assert record["peak_gpu_memory_mb"] == 600
+    assert record["hardware"]["gpus"] == ["Test GPU"]
+    assert record["gpu"] == 1
 
 
 def test_the_reason_is_the_last_error_line(tmp_path):

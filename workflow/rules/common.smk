@@ -16,7 +16,8 @@ except DeclarationError as error:
 RESULTS = Path(config["pathvars"]["results"])
 # Steps and methods are run as modules from the repository's root, wherever the working folder is.
 # Snakemake unsets PYTHONPATH in conda jobs, so it is set inside the command.
-PYTHON = f"PYTHONPATH={shlex.quote(str(ROOT))} python"
+# The filter is for louvain, which scanpy imports and which warns of its use of setuptools each time.
+PYTHON = f"PYTHONPATH={shlex.quote(str(ROOT))} python -W ignore::UserWarning:louvain"
 ON_FAILURE = config["on_failure"]
 
 

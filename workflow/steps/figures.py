@@ -45,6 +45,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
 }
 MARKERS = "osD^vP"
+PER_ROW = 6  # panels side by side, to stay legible on a page
 
 
 def umap(matrix: np.ndarray) -> np.ndarray:
@@ -81,9 +82,8 @@ def scatter(ax: plt.Axes, xy: np.ndarray, values: np.ndarray, styles: dict[str, 
     frame(ax)
 
 
-def legend(fig: plt.Figure, ax: plt.Axes, styles: dict[str, tuple], title: str) -> None:
-    """Put a legend into the axes that stand at the end of a row."""
-    ax.axis("off")
+def legend(ax: plt.Axes, styles: dict[str, tuple], title: str) -> None:
+    """Put a legend into the empty axes at the end of a row."""
     handles = [
         Line2D([], [], color=colour, marker=marker, ls="", ms=5, label=name)
         for name, (colour, marker) in styles.items()
@@ -91,17 +91,25 @@ def legend(fig: plt.Figure, ax: plt.Axes, styles: dict[str, tuple], title: str) 
     ax.legend(handles=handles, title=title, loc="center left", frameon=False, alignment="left")
 
 
-def panels(n_rows: int, n_columns: int, title: str) -> tuple[plt.Figure, np.ndarray]:
-    """Make a grid of panels with a column at the right for legends."""
+def panels(n: int, title: str) -> tuple[plt.Figure, np.ndarray]:
+    """Make a grid for ``n`` pairs of panels, one above the other, and a column at the right for legends."""
+    n_columns, n_pairs = min(n, PER_ROW), -(-n // PER_ROW)
     fig, axes = plt.subplots(
-        n_rows,
+        2 * n_pairs,
         n_columns + 1,
-        figsize=(1.75 * n_columns + 1.7, 1.85 * n_rows + 0.9),
+        figsize=(1.75 * n_columns + 1.7, 3.9 * n_pairs + 0.6),
         squeeze=False,
         layout="constrained",
     )
     fig.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
+    for ax in [*(ax for i in range(n, n_pairs * n_columns) for ax in place(axes, i)), *axes[:, -1]]:
+        ax.axis("off")
     return fig, axes
+
+
+def title_of(ax: plt.Axes, name: str) -> None:
+    """Write a method's name above its panel."""
+    ax.set_title(name, linespacing=1.1, va="bottom")
 
 
 def say(ax: plt.Axes, text: str) -> None:
@@ -116,7 +124,8 @@ def figure_name(title: str, runs: pd.DataFrame) -> str:
     """Return a method's name; a reduced scale or changed parameters stand below it."""
     scale = next((info["scale"] for info in runs["info"] if info.get("scale")), "")
     changed = "parameters changed" if runs.iloc[0]["changed_params"] else ""
-    return "\n".join(line for line in (title, scale.replace(", ", "\n"), changed) if line)
+    below = ", ".join(note for note in (scale, changed) if note)
+    return "\n".join([title, *textwrap.wrap(below, 26)])
 
 
 def first_outputs(runs: pd.DataFrame, folders: dict[str, Path]) -> dict[str, ad.AnnData | str]:
@@ -131,27 +140,31 @@ def first_outputs(runs: pd.DataFrame, folders: dict[str, Path]) -> dict[str, ad.
     return found
 
 
+def place(axes: np.ndarray, index: int) -> np.ndarray:
+    """Return the two panels, one above the other, of the picture with this index."""
+    row, column = divmod(index, PER_ROW)
+    return axes[2 * row : 2 * row + 2, column]
+
+
 def draw_integration(outputs: dict, folder: Path, names: dict[str, str], title: str) -> plt.Figure:
     """UMAP of every embedding: coloured by label above, by batch below."""
     solution = ad.read_h5ad(folder / "solution.h5ad")
-    fig, axes = panels(2, len(outputs), title)
-    rows = {
-        key: (
-            solution.obs[key].astype(str).to_numpy(),
-            colours_of(sorted(set(solution.obs[key].astype(str)))),
-        )
-        for key in ("label", "batch")
-    }
-    for column, (method, output) in enumerate(outputs.items()):
-        axes[0, column].set_title(names[method], linespacing=1.1, va="bottom")
+    fig, axes = panels(len(outputs), title)
+    colourings = []
+    for key in ("label", "batch"):
+        values = solution.obs[key].to_numpy(dtype=str)
+        colourings.append((values, colours_of(sorted(set(values)))))
+    for index, (method, output) in enumerate(outputs.items()):
+        pair = place(axes, index)
+        title_of(pair[0], names[method])
         xy = None if isinstance(output, str) else umap(np.asarray(output.obsm["X_emb"]))
-        for row, (values, styles) in enumerate(rows.values()):
+        for ax, (values, styles) in zip(pair, colourings, strict=True):
             if xy is None:
-                say(axes[row, column], str(output))
+                say(ax, str(output))
             else:
-                scatter(axes[row, column], xy, values, styles)
-    for row, (key, (_, styles)) in enumerate(rows.items()):
-        legend(fig, axes[row, -1], styles, {"label": "cell type", "batch": "batch"}[key])
+                scatter(ax, xy, values, styles)
+    for row, what in enumerate(("cell type", "batch")):
+        legend(axes[row, -1], colourings[row][1], what)
     axes[1, 0].set(xlabel="UMAP 1", ylabel="UMAP 2")
     return fig
 
@@ -165,24 +178,26 @@ def draw_annotation(outputs: dict, folder: Path, names: dict[str, str], title: s
     xy = umap(PCA(min(50, *np.subtract(genes.shape, 1)), random_state=0).fit_transform(genes))
     styles = colours_of(sorted(set(truth) | set(given.obs["label"].dropna().astype(str))))
     verdicts = {"right": ((0.8, 0.8, 0.8), "o"), "wrong": (KIND_COLOURS["ours"], "o")}
-    fig, axes = panels(2, len(outputs) + 1, title)
-    axes[0, 0].set_title("truth")
-    scatter(axes[0, 0], xy, truth, styles)
-    axes[0, 0].set(xlabel="UMAP 1", ylabel="UMAP 2")
-    axes[1, 0].axis("off")
-    for column, (method, output) in enumerate(outputs.items(), start=1):
-        axes[0, column].set_title(names[method], linespacing=1.1, va="bottom")
+    fig, axes = panels(len(outputs) + 1, title)
+    above, below = place(axes, 0)
+    title_of(above, "truth")
+    scatter(above, xy, truth, styles)
+    above.set(xlabel="UMAP 1", ylabel="UMAP 2")
+    below.axis("off")
+    for index, (method, output) in enumerate(outputs.items(), start=1):
+        above, below = place(axes, index)
+        title_of(above, names[method])
         if isinstance(output, str):
-            say(axes[0, column], output)
-            axes[1, column].axis("off")
+            say(above, output)
+            below.axis("off")
             continue
         predicted = output.obs["label_pred"].to_numpy(dtype=str)
         right = np.where(predicted == truth, "right", "wrong")
-        scatter(axes[0, column], xy, predicted, styles)
-        scatter(axes[1, column], xy, right, verdicts)
-        axes[1, column].set_xlabel(f"{(right == 'wrong').sum()} of {len(truth)} wrong")
-    legend(fig, axes[0, -1], styles, "cell type")
-    legend(fig, axes[1, -1], verdicts, "prediction")
+        scatter(above, xy, predicted, styles)
+        scatter(below, xy, right, verdicts)
+        below.set_xlabel(f"{(right == 'wrong').sum()} of {len(truth)} wrong")
+    legend(axes[0, -1], styles, "cell type")
+    legend(axes[1, -1], verdicts, "prediction")
     return fig
 
 
@@ -281,13 +296,13 @@ def main() -> int:
         seed = int(runs["seed"].min())
         save(draw(outputs, args.prepared.parent, names, f"{heading}, seed {seed}"), args.cells)
     else:
-        fig, axes = panels(1, 3, heading)
-        say(axes[0, 1], prepared["reason"])
-        for ax in axes[0, [0, 2, 3]]:
-            ax.axis("off")
+        fig, ax = plt.subplots(figsize=(5, 2), layout="constrained")
+        fig.suptitle(heading, x=0.01, ha="left", fontsize=9, fontweight="bold")
+        say(ax, prepared["reason"])
         save(fig, args.cells)
     n_seeds = runs["seed"].nunique()
-    what = f"{heading}: {n_seeds} seeds, mean and 95 % t interval"
+    seeds = "1 seed" if n_seeds == 1 else f"{n_seeds} seeds, mean and 95 % t interval"
+    what = f"{heading}: {seeds}"
     save(draw_headline(rows, runs, task, dataset, names, what), args.headline)
     return 0
 

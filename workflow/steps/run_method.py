@@ -246,6 +246,10 @@ def main() -> int:
     output.unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
     prepared = read_json(args.prepared)
+    machine = hardware()
+    if args.gpu and not machine["gpus"]:
+        args.log.write_text("[run_method] this machine has no GPU; running on the CPU\n")
+        args.gpu = 0
     packages = [name for name in args.packages.split(",") if name]
     found = versions(packages)
     record: dict = {
@@ -265,7 +269,7 @@ def main() -> int:
         "commit": commit(),
         "python": platform.python_version(),
         "versions": versions([n for n in ALWAYS_VERSIONS if n not in packages]) | found,
-        "hardware": hardware(),
+        "hardware": machine,
         "threads": args.threads,
         "gpu": args.gpu,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
