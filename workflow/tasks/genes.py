@@ -6,7 +6,6 @@ import warnings
 
 import anndata as ad
 import numpy as np
-import scanpy as sc
 
 SPANS = (0.3, 0.5, 0.7, 1.0)
 
@@ -41,6 +40,8 @@ def mark_highly_variable(
     ValueError
         If no span works.
     """
+    import scanpy as sc  # slow to import, and scoring, which imports this module, has no use for it
+
     scope = "all cells" if cells is None else "reference cells"
     if n_top >= adata.n_vars:
         adata.var["highly_variable"] = True
