@@ -30,6 +30,7 @@ body{font:14px/1.45 system-ui,sans-serif;margin:1.5em;color:#1a1a1a}
 h1{font-size:1.15em;margin:0 0 .2em} p{margin:.2em 0 1em;max-width:60em;color:#444}
 table{border-collapse:collapse} th,td{padding:.35em .7em;text-align:left;vertical-align:top}
 th{border-bottom:2px solid #333} td{border-bottom:1px solid #ddd}
+th:first-child{min-width:15em} td:nth-child(2){white-space:nowrap}
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 th.n{text-align:right} small{color:#555;display:block;max-width:34em}
 tr.ours{background:#fdf1e7} tr.control td,tr.oracle td,tr.open td{color:#555}

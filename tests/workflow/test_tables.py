@@ -1,0 +1,170 @@
+"""Tables and summaries from made-up rows: what a reader sees."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workflow.present import method_note, published, read_scores, results_table, trouble
+from workflow.steps.score import describe
+from workflow.steps.tables import claims_text, duration, html_table, markdown, number, readable, summary
+
+
+def record(method: str, seed: int, status: str = "ok", **more) -> dict:
+    return {
+        "run_id": f"integration/pbmc10k/{method}/{seed}",
+        "task": "integration",
+        "dataset": "pbmc10k",
+        "method": method,
+        "kind": {"pca": "trivial", "scvi": "deep", "scmamba2": "ours"}[method],
+        "mode": "repaired",
+        "seed": seed,
+        "status": status,
+        "why": "",
+        "reason": "",
+        "params": {"max_epochs": 4},
+        "changed_params": {},
+        "info": {},
+        "seconds": 10.0 + seed,
+        "cpu_seconds": 9.0,
+        "peak_memory_mb": 100.0,
+        "peak_gpu_memory_mb": None,
+        "gpu": 0,
+        "hardware": {"cpu": "test", "cores": 2, "gpus": []},
+        "commit": "0",
+        "finished": "now",
+    } | more
+
+
+RECORDS = {
+    "pca": [record("pca", 0), record("pca", 1)],
+    "scmamba2": [
+        record("scmamba2", s, info={"scale": "small | tiny", "reduced_scale": True}) for s in (0, 1)
+    ],
+    "scvi": [
+        record("scvi", 0, changed_params={"max_epochs": 400}),
+        record("scvi", 1, "failed", why="timeout", reason="stopped after <60> s", info=None),
+    ],
+}
+VALUES = {"pca": [0.7, 0.7], "scmamba2": [0.8, 0.9], "scvi": [0.75]}
+
+
+@pytest.fixture
+def scores(tmp_path):
+    """Files as the score step writes them."""
+    paths = []
+    for method, records in RECORDS.items():
+        rows = []
+        for run, value in zip(records, VALUES[method], strict=False):
+            unit = {"unit_level": "run", "unit_id": "", "value": value, "n_units": 9}
+            rows.append(describe(run, "full") | unit | {"metric": "avg_bio", "metric_impl": "scib-1.1.5"})
+        pd.DataFrame(rows).to_parquet(tmp_path / f"{method}.parquet")
+        (tmp_path / f"{method}.json").write_text(json.dumps(records))
+        paths.append(tmp_path / f"{method}.parquet")
+    return read_scores(paths)
+
+
+@pytest.fixture
+def table(scores):
+    return results_table(*scores, "integration", "pbmc10k")
+
+
+def test_methods_are_ordered_by_the_headline_and_none_is_lost(table):
+    assert list(table["method"]) == ["scmamba2", "scvi", "pca"]
+    assert list(table["runs_ok"]) == [2, 1, 2]
+    assert list(table["runs"]) == [2, 2, 2]
+    assert table["avg_bio|scib-1.1.5"].tolist() == pytest.approx([0.85, 0.75, 0.7])
+
+
+def test_intervals_are_those_of_student(table):
+    """Two values .8 and .9: half-width t(.975, 1) * sd / sqrt(2) = 12.706 * .0707 / 1.414."""
+    row = table.iloc[0]
+    half = (row["avg_bio|scib-1.1.5_high"] - row["avg_bio|scib-1.1.5_low"]) / 2
+    assert half == pytest.approx(0.6353, abs=1e-3)
+    assert np.isnan(table.iloc[1]["avg_bio|scib-1.1.5_low"])  # one seed has no interval
+
+
+def test_the_published_value_stands_beside_ours(table):
+    text = readable(table, "integration").set_index("Method")
+    column = "AvgBIO (Louvain ×20), published"
+    assert text.loc["SC-MAMBA2", column] == "0.836"
+    assert text.loc["scVI", column] == "–"
+    assert published("pbmc10k", "avg_bio")["scmamba2"] == 0.836
+    assert published("pbmc_cite", "avg_bio") == {}
+
+
+def test_scale_changes_and_failures_stand_in_the_methods_cell(table, scores):
+    text = readable(table, "integration").set_index("Method")
+    assert text.loc["SC-MAMBA2", "Note"] == "small | tiny"
+    assert text.loc["scVI", "Note"] == "max_epochs 4, not 400; timeout: stopped after <60> s"
+    assert text.loc["scVI", "Runs ok"] == "1 of 2"
+    runs = scores[1]
+    assert trouble(runs[runs["method"] == "scvi"]) == "timeout: stopped after <60> s"
+    assert method_note(runs[runs["method"] == "pca"]) == ""
+
+
+def test_pages_escape_what_a_log_may_hold(table):
+    text = readable(table, "integration")
+    page = html_table(text, ["x"] * 3, [])
+    assert "stopped after &lt;60&gt; s" in page and "<60>" not in page
+    lines = markdown(text, "Title", "Caption").splitlines()
+    ours = next(line for line in lines if line.startswith("| SC-MAMBA2"))
+    assert ours.replace("\\|", "").count("|") == lines[4].count("|")
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((0.5, 0.4, 0.6), "0.500 ± 0.100"),
+        ((0.5, np.nan, np.nan), "0.500"),
+        ((np.nan, np.nan, np.nan), "–"),
+    ],
+)
+def test_numbers(values, shown):
+    assert number(*values) == shown
+
+
+def test_durations():
+    assert [duration(s) for s in (3.14, 119, 600, np.nan)] == ["3.1 s", "119.0 s", "10.0 min", "–"]
+
+
+@pytest.mark.parametrize(
+    ("in_paper", "more", "reduced"),
+    [
+        ("full", {}, False),
+        ("part", {}, True),
+        ("no", {}, True),
+        ("full", {"changed_params": {"a": 1}}, True),
+        ("full", {"info": {"reduced_scale": True}}, True),
+    ],
+)
+def test_reduced_scale_has_three_causes(in_paper, more, reduced):
+    assert describe(record("scvi", 0, **more), in_paper)["reduced_scale"] is reduced
+
+
+def test_the_summary_counts_runs_and_names_what_failed(table, scores, tmp_path):
+    from workflow.declarations import WORKFLOW, load_yaml
+    from workflow.verdicts import judge
+
+    rows, runs = scores
+    selected = set(zip(runs["task"], runs["dataset"], runs["method"], strict=True))
+    claims = judge(
+        load_yaml(WORKFLOW / "claims.yaml", "claims"),
+        rows,
+        runs,
+        {"pbmc10k"},
+        {"pca", "scvi", "scmamba2"},
+        selected,
+    )
+    claims.to_csv(tmp_path / "claims.csv", index=False)
+    claims = pd.read_csv(tmp_path / "claims.csv")  # as the step reads them
+    text = summary([("A dataset", readable(table, "integration"))], claims, runs, tmp_path)
+    assert "5 of 6 runs ok" in text
+    assert "integration/pbmc10k/scvi/1: timeout: stopped after <60> s" in text
+    assert "NOT TESTABLE" in text
+    shown = claims_text(claims)
+    assert len(shown) == len(claims)
+    assert shown["Verdict"].str.len().min() > 3
