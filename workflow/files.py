@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+#: What a step does about a failure unless told otherwise; the Snakefile hands its configuration on so.
+ON_FAILURE = os.environ.get("SCMAMBA2_ON_FAILURE", "stop")
+
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:

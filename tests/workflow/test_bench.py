@@ -148,6 +148,8 @@ def test_bad_data_costs_its_own_rows_only(broken, dataset, reason):
 def test_nothing_is_left_to_do_and_forgetting_failures_runs_just_them_again(broken):
     bench, _ = broken
     assert "Nothing to be done" in (again := bench.run(*TABLES)).stdout + again.stderr
+    again = bench.run(*TABLES, "--config", "on_failure=stop", "downloads=elsewhere")
+    assert "Nothing to be done" in again.stdout + again.stderr
     good = bench.folder / "out/runs/integration/good"
     before = (good / "pca/0/run.json").stat().st_mtime_ns
     bench.script(

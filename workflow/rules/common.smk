@@ -14,11 +14,21 @@ except DeclarationError as error:
     raise WorkflowError(str(error))
 
 RESULTS = Path(config["pathvars"]["results"])
-# Steps and methods are run as modules from the repository's root, wherever the working folder is.
-# Snakemake unsets PYTHONPATH in conda jobs, so it is set inside the command.
-# The filter is for louvain, which scanpy imports and which warns of its use of setuptools each time.
-PYTHON = f"PYTHONPATH={shlex.quote(str(ROOT))} python -W ignore::UserWarning:louvain"
-ON_FAILURE = config["on_failure"]
+# What every job finds in its environment. Steps and methods run as modules from the repository's root,
+# wherever the working folder is, and Snakemake unsets PYTHONPATH in conda jobs. None of this stands among a
+# rule's params, because a change of params runs a job again, and another folder for downloads or another way
+# to treat failures changes no result. The warning filter is for louvain, which scanpy imports and which warns
+# of its own use of setuptools.
+ENVIRONMENT = {
+    "PYTHONPATH": ROOT,
+    "PYTHONWARNINGS": "ignore::UserWarning:louvain",
+    "SCMAMBA2_ON_FAILURE": config["on_failure"],
+    "SCMAMBA2_DOWNLOADS": config.get("downloads") or "",
+}
+EXPORTS = " ".join(
+    f"{name}={shlex.quote(str(value))}" for name, value in ENVIRONMENT.items()
+)
+shell.prefix(f"set -euo pipefail; export {EXPORTS}; ")
 
 
 wildcard_constraints:

@@ -10,13 +10,9 @@ rule fetch:
     localrule: True
     conda:
         "../../envs/bench.yaml"
-    params:
-        python=PYTHON,
-        downloads=config.get("downloads") or "",
-        on_failure=ON_FAILURE,
     shell:
-        "{params.python} -m workflow.steps.fetch --dataset {wildcards.dataset} --record {output}"
-        " --downloads={params.downloads:q} --on-failure {params.on_failure} 2> >(tee {log} >&2)"
+        "python -m workflow.steps.fetch --dataset {wildcards.dataset} --record {output}"
+        " 2> >(tee {log} >&2)"
 
 
 rule prepare:
@@ -35,10 +31,8 @@ rule prepare:
         mem_mb=16000,
         runtime=60,
     params:
-        python=PYTHON,
-        on_failure=ON_FAILURE,
         entry=entry_of,
     shell:
-        "{params.python} -m workflow.steps.prepare --dataset {wildcards.dataset}"
+        "python -m workflow.steps.prepare --dataset {wildcards.dataset}"
         " --task {wildcards.task} --fetched {input.fetched} --record {output}"
-        " --on-failure {params.on_failure} 2> >(tee {log} >&2)"
+        " 2> >(tee {log} >&2)"

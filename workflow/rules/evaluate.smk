@@ -22,11 +22,10 @@ rule score:
         mem_mb=16000,
         runtime=120,
     params:
-        python=PYTHON,
         in_paper=in_paper,
         cache=RESULTS / "cache",
     shell:
-        "{params.python} -m workflow.steps.score --prepared {input.prepared} --runs {input.runs}"
+        "python -m workflow.steps.score --prepared {input.prepared} --runs {input.runs}"
         " --in-paper {params.in_paper} --rows {output.rows} --records {output.records}"
         " --cache {params.cache:q} > {log} 2>&1"
 
@@ -48,10 +47,8 @@ rule judge:
     resources:
         mem_mb=8000,
         runtime=30,
-    params:
-        python=PYTHON,
     shell:
-        "{params.python} -m workflow.steps.judge --scores {input.scores} --rows {output.rows}"
+        "python -m workflow.steps.judge --scores {input.scores} --rows {output.rows}"
         " --runs {output.runs} --verdicts {output.claims} > {log} 2>&1"
 
 
@@ -70,10 +67,9 @@ rule tables:
     conda:
         "../../envs/bench.yaml"
     params:
-        python=PYTHON,
         results=RESULTS,
     shell:
-        "{params.python} -m workflow.steps.tables --scores {input.scores} --claims {input.claims}"
+        "python -m workflow.steps.tables --scores {input.scores} --claims {input.claims}"
         " --results {params.results:q} > {log} 2>&1"
 
 
@@ -106,8 +102,7 @@ rule figures:
         mem_mb=16000,
         runtime=60,
     params:
-        python=PYTHON,
         runs=str(RESULTS / "runs/{task}/{dataset}"),
     shell:
-        "{params.python} -m workflow.steps.figures --scores {input.scores} --prepared {input.prepared}"
+        "python -m workflow.steps.figures --scores {input.scores} --prepared {input.prepared}"
         " --runs-folder {params.runs} --cells {output.cells} --headline {output.headline} > {log} 2>&1"

@@ -23,23 +23,20 @@ for method, entry in PLAN.methods.items():
             gpu=PLAN.limit(method, "gpu"),
             mem_mb=PLAN.limit(method, "mem_mb"),
             # The wrapper stops the method; the job gets two minutes more, to write the record.
+            limit_s=int(PLAN.limit(method, "runtime") * 60),
             runtime=int(PLAN.limit(method, "runtime")) + 2,
         params:
-            python=PYTHON,
             method=method,
             script=entry.get("script", method),
             kind=entry["kind"],
             mode=entry.get("mode", "repaired"),
             packages=",".join(entry["packages"]),
-            limit=PLAN.limit(method, "runtime") * 60,
-            on_failure=ON_FAILURE,
             params=run_params(method),
             changed=run_changed(method),
         shell:
-            "{params.python} -m workflow.steps.run_method --task {wildcards.task}"
+            "python -m workflow.steps.run_method --task {wildcards.task}"
             " --dataset {wildcards.dataset} --method {params.method} --script {params.script}"
             " --kind {params.kind} --mode {params.mode} --seed {wildcards.seed}"
             " --prepared {input.prepared} --record {output} --log {log}"
             " --params {params.params:q} --changed {params.changed:q} --packages={params.packages:q}"
-            " --threads {threads} --gpu {resources.gpu} --limit {params.limit}"
-            " --on-failure {params.on_failure}"
+            " --threads {threads} --gpu {resources.gpu} --limit {resources.limit_s}"

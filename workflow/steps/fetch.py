@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 from workflow.declarations import ROOT, WORKFLOW, load_yaml
-from workflow.files import checksum, write_json
+from workflow.files import ON_FAILURE, checksum, write_json
 
 
 class FetchError(RuntimeError):
@@ -104,8 +105,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--record", required=True, type=Path)
-    parser.add_argument("--downloads", default="", help="folder; empty is the user's cache folder")
-    parser.add_argument("--on-failure", choices=["record", "stop"], default="stop")
+    parser.add_argument(
+        "--downloads",
+        default=os.environ.get("SCMAMBA2_DOWNLOADS", ""),
+        help="folder; empty is the user's cache folder",
+    )
+    parser.add_argument("--on-failure", choices=["record", "stop"], default=ON_FAILURE)
     args = parser.parse_args()
 
     entry = load_yaml(WORKFLOW / "datasets.yaml", "datasets")[args.dataset]

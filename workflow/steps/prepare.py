@@ -16,7 +16,7 @@ import anndata as ad
 
 from workflow import tasks
 from workflow.declarations import WORKFLOW, load_yaml
-from workflow.files import atomic, checksum, read_json, write_json
+from workflow.files import ON_FAILURE, atomic, checksum, read_json, write_json
 from workflow.tidy import DataError, check_tidy, from_columns, log_normalize
 
 
@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--task", required=True, choices=tasks.NAMES)
     parser.add_argument("--fetched", required=True, type=Path, help="record of the fetch step")
     parser.add_argument("--record", required=True, type=Path, help="prepared.json to write")
-    parser.add_argument("--on-failure", choices=["record", "stop"], default="stop")
+    parser.add_argument("--on-failure", choices=["record", "stop"], default=ON_FAILURE)
     args = parser.parse_args()
 
     entry = load_yaml(WORKFLOW / "datasets.yaml", "datasets")[args.dataset]

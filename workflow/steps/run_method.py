@@ -30,7 +30,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from workflow.files import checksum, read_json, write_json
+from workflow.files import ON_FAILURE, checksum, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_APPLICABLE = 99
@@ -235,7 +235,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", type=int, default=0)
     parser.add_argument("--limit", type=float, default=3600, help="seconds")
-    parser.add_argument("--on-failure", choices=["record", "stop"], default="stop")
+    parser.add_argument("--on-failure", choices=["record", "stop"], default=ON_FAILURE)
     args = parser.parse_args()
 
     folder = args.record.parent.resolve()
