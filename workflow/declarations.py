@@ -7,6 +7,7 @@ Every error is one line that names the file, the key, what was found and the clo
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         patterns = list(error.schema.get("patternProperties", {}))
-        unknown = [k for k in error.instance if k not in known]
+        unknown = [k for k in error.instance if k not in known and not any(re.search(p, k) for p in patterns)]
         if patterns and not known:
             return f"{where}: name {unknown[0]!r} must match {patterns[0]}"
         return f"{where}: unknown key {unknown[0]!r}{closest(unknown[0], known)}"
@@ -226,6 +227,13 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
     check(config, "config", f"configuration ({files} and --config)")
     datasets = load_yaml(WORKFLOW / "datasets.yaml", "datasets")
     methods = load_yaml(WORKFLOW / "methods.yaml", "methods")
+
+    for name, entry in datasets.items():
+        needs = {"label", "batch"} if "integration" in entry["tasks"] else {"label"}
+        if "recipe" not in entry and needs - set(entry.get("obs", {})):
+            raise DeclarationError(
+                f"workflow/datasets.yaml: {name}: needs a recipe, or obs with {' and '.join(sorted(needs))}"
+            )
 
     def fail(text: str) -> None:
         raise DeclarationError(f"configuration ({files} and --config): {text}")

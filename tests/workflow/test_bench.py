@@ -166,6 +166,53 @@ def test_nothing_is_left_to_do_and_forgetting_failures_runs_just_them_again(brok
     assert (good / "pca/0/run.json").stat().st_mtime_ns == before
 
 
+def test_a_changed_source_is_fetched_again_and_a_changed_word_is_written_again(bench, cells):
+    path = bench.folder / "cells.h5ad"
+    cells.write_h5ad(path)
+    bench.declare("datasets", cells=entry("file:cells.h5ad"))
+    bench.config(["cells"], {"integration": ["pca"]}, [0])
+    assert bench.run(*TABLES).returncode == 0
+
+    def planned() -> str:
+        ended = bench.run(*TABLES, "-n", "--quiet", "rules")
+        return ended.stdout + ended.stderr
+
+    methods = bench.folder / "workflow/methods.yaml"
+    declared = methods.read_text()
+    methods.write_text(declared.replace("title: Unintegrated PCA", "title: Plain PCA"))
+    again = planned()
+    assert re.search(r"^tables +1", again, re.M), again
+    assert "run_pca" not in again
+    methods.write_text(declared)
+
+    table = bench.folder / "workflow/datasets.yaml"
+    declared = table.read_text()
+    table.write_text(declared.replace("citation: none", "citation: somebody"))
+    assert "Nothing to be done" in planned()
+    wrong = {"cells": {"urls": ["file:cells.h5ad"], "hash": "sha256:" + "0" * 64}}
+    table.write_text(declared)
+    bench.declare("datasets", more=entry("file:cells.h5ad", sources=wrong))
+    bench.config(["cells", "more"], {"integration": ["pca"]}, [0])
+    assert bench.run("out/data/more/integration/prepared.json").returncode == 0
+    prepared = read_json(bench.folder / "out/data/more/integration/prepared.json")
+    assert "expected 0000" in prepared["reason"]
+
+    bench.config(["cells"], {"integration": ["pca"]}, [0])
+    make_cells(seed=1).write_h5ad(path)
+    assert re.search(r"^fetch +1", planned(), re.M)
+    # without fetching again, preparing refuses a file that is not the one that was fetched
+    fetched = bench.folder / "out/data/cells/fetch.json"
+    assert prepare_again(bench, fetched)["reason"].startswith(f"{path} (source 'cells') changed after")
+
+
+def prepare_again(bench: Bench, fetched) -> dict:
+    record = bench.folder / "prepared.json"
+    command = [*bench.command()[:1], "-m", "workflow.steps.prepare", "--dataset", "cells"]
+    command += ["--task", "integration", "--fetched", str(fetched), "--record", str(record)]
+    subprocess.run([*command, "--on-failure", "record"], cwd=bench.folder, check=True, capture_output=True)
+    return read_json(record)
+
+
 @pytest.mark.parametrize("kind", ["method", "data"])
 def test_under_stop_the_first_failure_is_an_error(bench, cells, kind):
     if kind == "data":

@@ -7,9 +7,9 @@ import re
 
 import pytest
 import yaml
-from support import ROOT, method_entry
+from support import ROOT, entry, method_entry
 
-from workflow.declarations import WORKFLOW, DeclarationError, Run, load_plan, load_yaml
+from workflow.declarations import WORKFLOW, DeclarationError, Run, check, load_plan, load_yaml
 
 SCHEMAS = sorted(p.name.split(".")[0] for p in (WORKFLOW / "schemas").glob("*.yaml"))
 
@@ -169,6 +169,22 @@ def test_every_script_has_an_entry_and_every_entry_a_script():
     assert declared == written
 
 
+def test_a_dataset_without_recipe_and_columns_is_refused_before_any_rule(bench):
+    without = entry("file:cells.h5ad")
+    del without["obs"]
+    bench.declare("datasets", cells=without)
+    bench.config(["pbmc68k"], {"annotation": ["majority"]}, [0])
+    ended = bench.run("-n")
+    assert ended.returncode != 0
+    assert "cells: needs a recipe, or obs with batch and label" in ended.stdout + ended.stderr
+
+
+def test_a_bad_name_is_the_one_that_is_named(tmp_path):
+    good = method_entry("Good")
+    with pytest.raises(DeclarationError, match="name 'Boom' must match"):
+        check({"fine": good, "Boom": good}, "methods", "methods")
+
+
 @pytest.mark.parametrize("kind", ["script", "entry"])
 def test_a_script_or_env_that_is_missing_is_named(bench, kind):
     changed = {} if kind == "script" else {"env": "bensh"}
@@ -184,14 +200,14 @@ def test_a_script_or_env_that_is_missing_is_named(bench, kind):
 
 def test_environments_are_pinned_and_hold_what_methods_need():
     methods = load_yaml(WORKFLOW / "methods.yaml", "methods")
-    for name in {entry["env"] for entry in methods.values()}:
+    for name in {declared["env"] for declared in methods.values()}:
         env = yaml.safe_load((ROOT / f"envs/{name}.yaml").read_text())
         assert env["dependencies"][:2] == ["python=3.11", "pip"]
         pins = env["dependencies"][2]["pip"]
         for pin in pins:
             assert re.fullmatch(r"[\w.\-]+==[\w.\-]+", pin), f"{pin} is no exact pin"
         held = {pin.split("==")[0].lower() for pin in pins}
-        for method, entry in methods.items():
-            if entry["env"] == name:
-                lacking = {package.lower() for package in entry["packages"]} - held
+        for method, declared in methods.items():
+            if declared["env"] == name:
+                lacking = {package.lower() for package in declared["packages"]} - held
                 assert not lacking, f"{method} needs {lacking}"

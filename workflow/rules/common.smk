@@ -44,9 +44,40 @@ def recipe_file(wildcards):
     return ROOT / (f"workflow/recipes/{recipe}.py" if recipe else "workflow/tidy.py")
 
 
+def sources_of(wildcards):
+    """Addresses and checksums of a dataset: changing them fetches it again."""
+    return json.dumps(PLAN.datasets[wildcards.dataset]["sources"], sort_keys=True)
+
+
+def local_files(wildcards):
+    """Local files of a dataset that are there: editing one fetches the dataset again."""
+    sources = PLAN.datasets[wildcards.dataset]["sources"].values()
+    paths = [
+        ROOT / url.removeprefix("file:")
+        for s in sources
+        for url in s["urls"]
+        if url.startswith("file:")
+    ]
+    return [path for path in paths if path.is_file()]
+
+
 def entry_of(wildcards):
-    """The declaration of a dataset: changing it prepares the dataset again."""
-    return json.dumps(PLAN.datasets[wildcards.dataset], sort_keys=True)
+    """What preparing reads of a declaration: changing it prepares the dataset again."""
+    entry = PLAN.datasets[wildcards.dataset]
+    parts = {key: entry.get(key) for key in ("recipe", "obs", "expect")}
+    return json.dumps(parts | {"task": entry["tasks"][wildcards.task]}, sort_keys=True)
+
+
+def words_of_plan(wildcards):
+    """Titles and notes that tables and figures show: changing one writes them again."""
+    words = [
+        {
+            name: {key: entry.get(key) for key in ("title", "kind", "labels", "note")}
+            for name, entry in table.items()
+        }
+        for table in (PLAN.datasets, PLAN.methods)
+    ]
+    return json.dumps(words, sort_keys=True)
 
 
 def run_params(method):

@@ -3,6 +3,8 @@
 
 rule fetch:
     """Bring the files of a dataset here and verify them."""
+    input:
+        local_files,
     output:
         "<results>/data/{dataset}/fetch.json",
     log:
@@ -10,6 +12,8 @@ rule fetch:
     localrule: True
     conda:
         "../../envs/bench.yaml"
+    params:
+        sources=sources_of,
     shell:
         "python -m workflow.steps.fetch --dataset {wildcards.dataset} --record {output}"
         " 2> >(tee {log} >&2)"

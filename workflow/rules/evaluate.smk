@@ -68,6 +68,7 @@ rule tables:
         "../../envs/bench.yaml"
     params:
         results=RESULTS,
+        words=words_of_plan,
     shell:
         "python -m workflow.steps.tables --scores {input.scores} --claims {input.claims}"
         " --results {params.results:q} > {log} 2>&1"
@@ -103,6 +104,7 @@ rule figures:
         runtime=60,
     params:
         runs=str(RESULTS / "runs/{task}/{dataset}"),
+        words=words_of_plan,
     shell:
         "python -m workflow.steps.figures --scores {input.scores} --prepared {input.prepared}"
         " --runs-folder {params.runs} --cells {output.cells} --headline {output.headline} > {log} 2>&1"

@@ -15,6 +15,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="folder of a selection, for instance results/demo")
     args = parser.parse_args()
+    if not args.results.is_dir():
+        parser.error(f"{args.results}: no such folder")
     forgotten = 0
     for name in RECORDS:
         for path in sorted(args.results.rglob(name)):

@@ -38,6 +38,24 @@ def load_tidy(dataset: str, entry: dict, files: dict[str, Path]) -> ad.AnnData:
     return adata
 
 
+def check_unchanged(fetched: dict, record: Path) -> None:
+    """Raise unless every file is still the one that the fetch step saw.
+
+    Raises
+    ------
+    DataError
+        If a file is gone or has another checksum.
+    """
+    for name, file in fetched["files"].items():
+        path = Path(file["path"])
+        found = checksum(path) if path.is_file() else "gone"
+        if found != file["sha256"]:
+            raise DataError(
+                f"{path} (source {name!r}) changed after it was fetched: sha256 is {found}, "
+                f"expected {file['sha256']}; delete {record} and run again"
+            )
+
+
 def write_h5ad(adata: ad.AnnData, path: Path) -> None:
     """Write an h5ad file by an atomic rename."""
     with atomic(path) as part, warnings.catch_warnings():
@@ -61,6 +79,7 @@ def main() -> int:
     if fetched["status"] == "ok":
         files = {name: Path(file["path"]) for name, file in fetched["files"].items()}
         try:
+            check_unchanged(fetched, args.fetched)
             adata = load_tidy(args.dataset, entry, files)
             given, solution, facts = tasks.get(args.task).make_io(adata, entry["tasks"][args.task])
         except (ValueError, KeyError, OSError) as error:  # DataError is a ValueError
