@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import Config
 from .mixer import BiMamba2
@@ -14,7 +16,7 @@ class Layer(nn.Module):
     """Join F(X) = M(X) + X of both directions: there is no other norm, no feed-forward network.
 
     With Y = M(X) + R(M(R(X))), ``combine`` gives X + Y / 2 for ``"mean"``, 2 X + Y for ``"sum"``
-    and X + Y for ``"sum_residual_once"``.
+    and X + Y for ``"sum_residual_once"``. Sums are float32, whatever autocast makes of products.
     """
 
     def __init__(self, config: Config) -> None:
@@ -22,21 +24,47 @@ class Layer(nn.Module):
         self.mamba = BiMamba2(config)
         factors = {"mean": (1.0, 0.5), "sum": (2.0, 1.0), "sum_residual_once": (1.0, 1.0)}
         self.residual, self.mixed = factors[config.combine]
+        self.pads_inside = getattr(config, "oov", "drop") == "pad"
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Map ``(b, T, d_model)`` to the same shape."""
-        return self.residual * x + self.mixed * self.mamba(x, lengths)
+        if self.pads_inside and lengths is not None:
+            return self.join(x, self.mamba.released(x, lengths))
+        return self.join(x, self.mamba(x, lengths))
+
+    def first(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the first token of :meth:`forward` alone, ``(b, 1, d_model)``."""
+        if self.pads_inside:
+            return self.forward(x, lengths)[:, :1]
+        return self.join(x[:, :1], self.mamba.first(x, lengths)[:, None])
+
+    def join(self, x: Tensor, both: Tensor) -> Tensor:
+        return (x if self.residual == 1 else self.residual * x).add(both, alpha=self.mixed)
 
 
 class Backbone(nn.Module):
-    """The layers, one after the other."""
+    """The layers, one after the other.
+
+    Set ``recompute`` to keep only the input of each layer for the gradient and compute the layer a
+    second time: less memory, more time.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        self.recompute = False
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Map ``(b, T, d_model)`` to the same shape."""
-        for layer in self.layers:
-            x = layer(x, lengths)
+    def forward(self, x: Tensor, lengths: Tensor | None = None, first_only: bool = False) -> Tensor:
+        """Map ``(b, T, d_model)`` to the same shape, or to ``(b, 1, d_model)`` if ``first_only``.
+
+        The last layer then computes its first token alone.
+        """
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            run = layer.first if first_only and i == last else layer.forward
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(run, x, lengths, use_reentrant=False)
+            else:
+                x = run(x, lengths)
         return x

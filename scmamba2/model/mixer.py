@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from ..ops import bissd
+from ..ops import Weights, bimamba2, bimamba2_first
+from ..ops.reference import reverse
 
 __all__ = ["BiMamba2"]
 
@@ -40,18 +41,35 @@ class BiMamba2(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mix tokens ``(b, T, d_model)`` of which the first ``lengths`` ``(b,)`` are real."""
+        return bimamba2(x, self.weights(), lengths, chunk_size=self.chunk_size, eps=EPS)
+
+    def released(self, x: Tensor, counts: Tensor) -> Tensor:
+        """Mix as the released code does when pads lie between the real tokens, of which it counts ``counts``.
+
+        Pads are read like any token, and the reversal turns the first ``counts`` tokens around, pads among
+        them, so that as many real ones at the end are read forward twice.
+        """
+
+        def forward(x: Tensor) -> Tensor:
+            return bimamba2(x, self.weights(), chunk_size=self.chunk_size, eps=EPS, forward_only=True)
+
+        return forward(x) + reverse(forward(reverse(x, counts)), counts)
+
+    def first(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the first token alone, ``(b, d_model)``."""
+        return bimamba2_first(x, self.weights(), lengths, eps=EPS)
+
+    def weights(self) -> Weights:
+        """Return the parameters as the operation takes them."""
         conv_bias = self.conv1d.bias
         assert conv_bias is not None
-        both = bissd(
-            self.in_proj(x),
+        return Weights(
+            self.in_proj.weight,
             self.conv1d.weight,
             conv_bias,
             self.dt_bias,
             self.A_log,
             self.D,
             self.norm.weight,
-            lengths,
-            chunk_size=self.chunk_size,
-            eps=EPS,
+            self.out_proj.weight,
         )
-        return self.out_proj(both)

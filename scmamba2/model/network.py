@@ -69,7 +69,12 @@ class ScMamba2(nn.Module):
         self.grad_reverse_discriminator = BatchDiscriminator(d, n_batches) if adversarial else None
 
     def forward(
-        self, genes: Tensor, values: Tensor, lengths: Tensor, batches: Tensor | None = None
+        self,
+        genes: Tensor,
+        values: Tensor,
+        lengths: Tensor,
+        batches: Tensor | None = None,
+        first_only: bool = False,
     ) -> Tensor:
         """Encode cells; row ``[:, 0]`` of the result is the cell embedding.
 
@@ -83,11 +88,13 @@ class ScMamba2(nn.Module):
             ``(b,)`` int64, ``<cls>`` included.
         batches
             ``(b,)`` int64, all equal; used by domain-specific batch norm only.
+        first_only
+            Return the cell embedding alone, at less work.
 
         Returns
         -------
         Tensor
-            ``(b, T, d_model)``.
+            ``(b, T, d_model)``, or ``(b, 1, d_model)`` if ``first_only``.
 
         Raises
         ------
@@ -101,7 +108,7 @@ class ScMamba2(nn.Module):
             x = self.dsbn(x, batches)
         elif self.bn is not None:
             x = self.bn(x)
-        return self.mamba_encoder(x, lengths)
+        return self.mamba_encoder(x, lengths, first_only)
 
     def decode_tokens(self, hidden: Tensor, batches: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Predict values from hidden states ``(m, d_model)`` of tokens of ``batches`` ``(m,)``."""

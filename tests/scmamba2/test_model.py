@@ -124,8 +124,7 @@ def test_layer_equals_two_passes_with_reversals(combine):
     x = torch.randn(2, 20, 32, dtype=torch.float64)
 
     def one_direction(x):
-        weights = mixer.conv1d.weight, mixer.conv1d.bias, mixer.dt_bias, mixer.A_log, mixer.D
-        return mixer.out_proj(mamba2(mixer.in_proj(x), *weights, mixer.norm.weight, 1e-5))
+        return mamba2(x, mixer.weights())
 
     forward, back = one_direction(x), reverse(one_direction(reverse(x, lengths)), lengths)
     expected = {

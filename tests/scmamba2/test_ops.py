@@ -1,126 +1,209 @@
-"""The bidirectional core: the sequential reference decides, the chunked backend must agree."""
+"""The bidirectional mixer: the sequential reference decides, the other backends must agree."""
 
 from __future__ import annotations
+
+import importlib
+import math
 
 import pytest
 import torch
 
-from scmamba2.ops import bissd, chunked
-from scmamba2.ops.reference import reverse
+from scmamba2.ops import Weights, bimamba2, bimamba2_first, choose
+from scmamba2.ops.reference import mamba2, reverse
+
+blocked = importlib.import_module("scmamba2.ops.blocked")
+mamba_ssm = importlib.import_module("scmamba2.ops.mamba_ssm")
+NAMES = ["out", "x", *Weights._fields]
 
 
-def inputs(b, length, heads=2, headdim=8, n=6, dtype=torch.float64, step=0.0):
+def inputs(b, length, heads=2, headdim=8, n=6, d_model=10, dtype=torch.float64, largest_step=0.1, width=4):
+    """Draw x and weights like those of a new mixer, with steps up to ``largest_step``."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=dtype)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     d_inner = heads * headdim
-    return [
-        normal(b, length, 2 * d_inner + 2 * n + heads),
-        0.5 * normal(d_inner + 2 * n, 1, 4),
-        0.1 * normal(d_inner + 2 * n),
-        normal(heads) - 3 + step,
-        torch.rand(heads, generator=generator, dtype=dtype) * 2.5,
-        1 + 0.1 * normal(heads),
-        1 + 0.1 * normal(d_inner),
-    ]
+    step = torch.exp(uniform(heads) * math.log(largest_step / 1e-3) + math.log(1e-3))
+    weights = Weights(
+        in_proj=normal(2 * d_inner + 2 * n + heads, d_model) / d_model**0.5,
+        conv_weight=0.5 * normal(d_inner + 2 * n, 1, width),
+        conv_bias=0.1 * normal(d_inner + 2 * n),
+        dt_bias=step + torch.log(-torch.expm1(-step)),
+        A_log=(1 + 15 * uniform(heads)).log(),
+        D=1 + 0.1 * normal(heads),
+        norm_weight=1 + 0.1 * normal(d_inner),
+        out_proj=normal(d_model, d_inner) / d_inner**0.5,
+    )
+    return normal(b, length, d_model).to(dtype), Weights(*(t.to(dtype) for t in weights))
 
 
-def run(backend, tensors, lengths, chunk_size=64):
+def run(operation, x, weights):
     """Return the output and all gradients for a loss that weighs every output differently."""
-    leaves = [t.clone().requires_grad_() for t in tensors]
-    out = bissd(*leaves, lengths, chunk_size=chunk_size, backend=backend)
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
-    (out * weight).sum().backward()
+    leaves = [t.clone().requires_grad_() for t in (x, *weights)]
+    out = operation(leaves[0], Weights(*leaves[1:]))
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (out * weight.to(out.dtype)).sum().backward()
     return [out.detach(), *(leaf.grad for leaf in leaves)]
 
 
+def by(backend, lengths=None, chunk_size=64, **options):
+    return lambda x, w: bimamba2(x, w, lengths, chunk_size=chunk_size, backend=backend, **options)
+
+
 def assert_same(got, expected, tolerance):
-    for a, e in zip(got, expected, strict=True):
-        assert (a - e).abs().max() <= tolerance * (1 + e.abs().max())
+    """Compare relative to the largest value of each tensor, or to 0.01 where a gradient is about 0."""
+    for name, a, e in zip(NAMES, got, expected, strict=True):
+        assert (a.double() - e).abs().max() <= tolerance * max(0.01, e.abs().max()), name
 
 
-@pytest.fixture(params=["kept", "computed again"])
-def memory(request, monkeypatch):
-    """Both ways to have the intermediates in the backward pass."""
-    if request.param == "computed again":
-        monkeypatch.setattr(chunked, "KEEP_ELEMENTS", 0)
+@pytest.fixture(params=["one block", "many blocks"])
+def blocks(request, monkeypatch):
+    """All cells in one block; or a cell each, a chunk each, the projection computed again."""
+    if request.param == "many blocks":
+        monkeypatch.setattr(blocked, "BLOCK_ELEMENTS", 1)
+        monkeypatch.setattr(blocked, "KEEP_ELEMENTS", 0)
+        monkeypatch.setattr(blocked, "PIECE_TOKENS", 7)
 
 
-@pytest.fixture(params=["one slice", "a cell each"])
-def slices(request, monkeypatch):
-    if request.param == "a cell each":
-        monkeypatch.setattr(chunked, "CACHE_ELEMENTS", 1)
+@pytest.fixture(params=["factors", "pairs"])
+def decays(request, monkeypatch):
+    """Decays as products of two factors, and decays formed for each pair of tokens."""
+    if request.param == "pairs":
+        monkeypatch.setattr(blocked, "HALF_RANGE", -1)
 
 
-@pytest.mark.parametrize(
-    ("length", "lengths", "heads", "chunk_size"),
-    [
-        (1, None, 1, 64),
-        (2, None, 2, 64),
-        (33, None, 3, 16),
-        (64, None, 2, 64),
-        (70, [70, 0, 1, 2, 3, 69], 3, 16),
-        (70, [5, 0, 64, 65], 1, 64),
-        (9, [0, 0, 4], 2, 4),
-    ],
-)
-def test_chunked_equals_sequential_in_float64(length, lengths, heads, chunk_size, memory, slices):
-    tensors = inputs(3 if lengths is None else len(lengths), length, heads)
+CASES = [
+    (1, None, 1, 64),
+    (2, None, 2, 64),
+    (33, None, 3, 16),
+    (64, None, 2, 64),
+    (70, [70, 0, 1, 2, 3, 69], 3, 16),
+    (70, [5, 0, 64, 65], 1, 64),
+    (9, [0, 0, 4], 2, 4),
+    (200, None, 2, 16),
+]
+
+
+@pytest.mark.parametrize("largest_step", [0.1, 2.0])
+@pytest.mark.parametrize(("length", "lengths", "heads", "chunk_size"), CASES)
+def test_blocked_equals_sequential_in_float64(
+    length, lengths, heads, chunk_size, largest_step, blocks, decays
+):
+    b = 3 if lengths is None else len(lengths)
+    tensors = inputs(b, length, heads, largest_step=largest_step)
     lengths = None if lengths is None else torch.tensor(lengths)
-    expected = run("reference", tensors, lengths)
-    assert_same(run("chunked", tensors, lengths, chunk_size), expected, 1e-12)
+    expected = run(by("reference", lengths), *tensors)
+    assert_same(run(by("blocked", lengths, chunk_size), *tensors), expected, 1e-12)
 
 
 @pytest.mark.parametrize("length", [1, 3, 64, 257])
-def test_chunked_equals_sequential_in_float32(length):
-    tensors = inputs(2, length, heads=2, headdim=64, n=64, dtype=torch.float32)
-    expected = run("reference", tensors, None)
-    assert_same(run("auto", tensors, None), expected, 1e-4)
+@pytest.mark.parametrize("largest_step", [0.1, 2.0])
+def test_blocked_in_float32(length, largest_step, decays):
+    sizes = {"heads": 3, "headdim": 64, "n": 64, "d_model": 96, "largest_step": largest_step}
+    expected = run(by("reference"), *inputs(2, length, **sizes))
+    assert_same(run(by("blocked"), *inputs(2, length, dtype=torch.float32, **sizes)), expected, 1e-5)
+
+
+@pytest.mark.parametrize(("largest_step", "tolerance"), [(0.1, 1e-2), (2.0, 3e-2)])
+def test_blocked_in_bfloat16(largest_step, tolerance, decays):
+    """Values keep 1e-2 and so do gradients at steps as they are drawn; those of the few parameters per
+    head, sums that mostly cancel, keep 5e-2. The released structure under autocast does no better."""
+    sizes = {"heads": 3, "headdim": 64, "n": 64, "d_model": 96, "largest_step": largest_step}
+    expected = run(by("reference"), *inputs(2, 257, **sizes))
+    x, weights = inputs(2, 257, dtype=torch.float32, **sizes)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = run(by("blocked"), x, weights)
+        first = bimamba2_first(x, weights)
+    assert got[0].dtype == first.dtype == torch.float32
+    assert (first - expected[0][:, 0]).norm() <= 1e-2 * expected[0][:, 0].norm()
+    allowed = {"out": 1e-2, "dt_bias": 5e-2, "A_log": 5e-2, "D": 5e-2}
+    for name, a, e in zip(NAMES, got, expected, strict=True):
+        assert (a - e).norm() <= allowed.get(name, tolerance) * e.norm(), name
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_change_nothing(threads, monkeypatch):
+    monkeypatch.setattr(blocked, "BLOCK_ELEMENTS", 1)
+    tensors = inputs(5, 40, dtype=torch.float32)
+    lengths = torch.tensor([40, 3, 0, 17, 40])
+    expected = run(by("blocked", lengths), *tensors)
+    torch.set_num_threads(threads)
+    try:
+        got = run(by("blocked", lengths), *tensors)
+        with torch.inference_mode():
+            assert torch.equal(bimamba2(*tensors, lengths), expected[0])
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(a, e) for a, e in zip(got, expected, strict=True))
 
 
 def test_equals_the_quadratic_form():
     """One chunk is the masked-attention form of the same map: a third, independent order."""
     tensors = inputs(2, 50)
-    assert_same(run("chunked", tensors, None, 50), run("chunked", tensors, None, 7), 1e-12)
+    expected = run(by("blocked", chunk_size=7), *tensors)
+    assert_same(run(by("blocked", chunk_size=50), *tensors), expected, 1e-12)
 
 
 def test_gradient_agrees_with_finite_differences():
-    leaves = [t.requires_grad_() for t in inputs(2, 5, heads=1, headdim=4, n=2)]
+    x, weights = inputs(2, 5, heads=1, headdim=4, n=2, d_model=3)
+    leaves = [t.requires_grad_() for t in (x, *weights)]
     lengths = torch.tensor([5, 3])
-    assert torch.autograd.gradcheck(lambda *a: bissd(*a, lengths, chunk_size=2), leaves)
+    assert torch.autograd.gradcheck(lambda x, *w: bimamba2(x, w, lengths, chunk_size=2), leaves)
 
 
-def test_large_steps_do_not_overflow():
-    tensors = inputs(2, 130, dtype=torch.float32, step=8)
-    got, expected = run("chunked", tensors, None), run("reference", tensors, None)
-    assert_same(got[:4], expected[:4], 1e-4)
-    assert_same(got[4:], expected[4:], 1e-2)  # of decays: a difference that is almost 0 here
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_too_large_for_factors(dtype):
+    tensors = inputs(2, 130, largest_step=50.0, dtype=dtype)
+    part = blocked._Slice(tensors[0], torch.tensor([130, 130]), tensors[1], blocked.Settings(64, 1e-5, dtype))
+    assert not part.factorised
+    expected = run(by("reference"), *inputs(2, 130, largest_step=50.0))
+    assert_same(run(by("blocked"), *tensors), expected, 1e-4 if dtype == torch.float32 else 1e-12)
 
 
-@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("backend", ["reference", "blocked"])
 @pytest.mark.parametrize("filling", [1e6, float("nan")])
 def test_pads_have_no_influence(backend, filling):
-    tensors = inputs(3, 20)
+    x, weights = inputs(3, 20)
     lengths = torch.tensor([20, 7, 0])
-    expected = run(backend, tensors, lengths, 8)
+    expected = run(by(backend, lengths, 8), x, weights)
     pad = torch.arange(20) >= lengths[:, None]
-    tensors[0][pad] = filling
-    got = run(backend, tensors, lengths, 8)
+    x[pad] = filling
+    got = run(by(backend, lengths, 8), x, weights)
     for a, e in zip(got, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=0)
     assert (got[0][pad] == 0).all() and (got[1][pad] == 0).all()
+    first = bimamba2_first(x, weights, lengths)
+    torch.testing.assert_close(first, expected[0][:, 0], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("backend", ["reference", "blocked"])
 def test_reversed_input_gives_reversed_output(backend):
-    tensors = inputs(3, 20)
+    x, weights = inputs(3, 20)
     lengths = torch.tensor([20, 7, 1])
-    out = bissd(*tensors, lengths, backend=backend)
-    tensors[0] = reverse(tensors[0], lengths)
-    mirrored = bissd(*tensors, lengths, backend=backend)
+    out = bimamba2(x, weights, lengths, backend=backend)
+    mirrored = bimamba2(reverse(x, lengths), weights, lengths, backend=backend)
     torch.testing.assert_close(reverse(mirrored, lengths), out, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", [4096, 9])
+@pytest.mark.parametrize("lengths", [None, [40, 0, 1, 2, 3, 39]])
+def test_first_token_alone(block, lengths, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("scmamba2.ops.first"), "BLOCK_TOKENS", block)
+    tensors = inputs(6, 40, heads=3)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    expected = run(lambda x, w: bimamba2(x, w, lengths)[:, 0], *tensors)
+    assert_same(run(lambda x, w: bimamba2_first(x, w, lengths), *tensors), expected, 1e-12)
+
+
+@pytest.mark.parametrize("backend", ["reference", "blocked"])
+def test_forward_only(backend, blocks):
+    tensors = inputs(2, 40)
+    expected = run(lambda x, w: mamba2(x, w), *tensors)
+    assert_same(run(by(backend, chunk_size=16, forward_only=True), *tensors), expected, 1e-12)
 
 
 def test_reverse():
@@ -132,22 +215,73 @@ def test_reverse():
 
 
 def test_half_precision_is_computed_in_float32():
-    tensors = [t.bfloat16() for t in inputs(2, 30)]
-    out = bissd(*tensors)
+    x, weights = inputs(2, 30)
+    x, weights = x.bfloat16(), [t.bfloat16() for t in weights]
+    out = bimamba2(x, weights)
     assert out.dtype == torch.bfloat16
-    assert torch.equal(out, bissd(*(t.float() for t in tensors)).bfloat16())
+    assert torch.equal(out, bimamba2(x.float(), [t.float() for t in weights]).bfloat16())
+
+
+def test_the_width_of_the_convolution_is_free():
+    for width in (1, 2, 5):
+        tensors = inputs(2, 9, width=width)
+        assert_same(run(by("blocked"), *tensors), run(by("reference"), *tensors), 1e-12)
 
 
 def test_empty_inputs():
-    assert bissd(*inputs(0, 5)).shape == (0, 5, 16)
-    assert bissd(*inputs(2, 0)).shape == (2, 0, 16)
+    for b, length in ((0, 5), (2, 0)):
+        x, weights = inputs(b, length)
+        assert bimamba2(x, weights).shape == (b, length, 10)
+        assert bimamba2_first(x, weights).shape == (b, 10)
+
+
+def scan_as_documented(x, dt, A, B, C, chunk_size, D):
+    """What mamba-ssm documents of ``mamba_chunk_scan_combined``: x (b, l, h, p), dt (b, l, h), A (h),
+    B and C (b, l, groups, n), D (h); out (b, l, h, p)."""
+    state, out = torch.zeros(*x[:, 0].shape, B.shape[-1], dtype=x.dtype), []
+    for t in range(x.shape[1]):
+        added = (dt[:, t, :, None] * x[:, t])[..., None] * B[:, t, :, None, :]
+        state = torch.exp(dt[:, t] * A)[..., None, None] * state + added
+        out.append((state * C[:, t, :, None, :]).sum(-1) + D[:, None] * x[:, t])
+    return torch.stack(out, dim=1)
+
+
+@pytest.mark.parametrize("forward_only", [False, True])
+@pytest.mark.parametrize("lengths", [None, [12, 0, 1, 7]])
+def test_around_the_kernels_of_mamba_ssm(lengths, forward_only, monkeypatch):
+    """The kernels themselves need a GPU or Triton's interpreter; everything around them does not."""
+    monkeypatch.setattr(mamba_ssm, "kernel", lambda: scan_as_documented)
+    tensors = inputs(4, 12, heads=3)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    expected = run(by("reference", lengths, forward_only=forward_only), *tensors)
+    got = run(by("mamba_ssm", lengths, forward_only=forward_only), *tensors)
+    assert_same(got, expected, 1e-6)  # step sizes and norms are float32 there
+
+
+def test_choice_of_backend(monkeypatch, caplog):
+    choose.cache_clear()
+    assert choose("cpu") == ("blocked", "the device is cpu")
+    monkeypatch.setattr(mamba_ssm, "missing", lambda: "ModuleNotFoundError: No module named 'triton'")
+    assert choose("cuda")[0] == "blocked" and "No module named 'triton'" in choose("cuda")[1]
+    assert [r.levelname for r in caplog.records].count("WARNING") == 1
+    choose.cache_clear()
+    monkeypatch.setattr(mamba_ssm, "missing", lambda: None)
+    assert choose("cuda")[0] == "mamba_ssm"
+    choose.cache_clear()
+    monkeypatch.setenv("SCMAMBA2_BACKEND", "reference")
+    assert choose("cpu")[0] == "reference"
+    choose.cache_clear()
+    monkeypatch.setenv("SCMAMBA2_BACKEND", "triton")
+    with pytest.raises(ValueError, match="SCMAMBA2_BACKEND is 'triton'"):
+        choose("cpu")
+    choose.cache_clear()
 
 
 def test_errors():
-    tensors = inputs(2, 5)
-    with pytest.raises(ValueError, match="choose from auto, chunked, reference"):
-        bissd(*tensors, backend="cuda")
+    x, weights = inputs(2, 5)
+    with pytest.raises(ValueError, match="choose from auto, blocked, mamba_ssm, reference"):
+        bimamba2(x, weights, backend="cuda")
     with pytest.raises(ValueError, match="lengths"):
-        bissd(*tensors, torch.tensor([5, 6]))
-    with pytest.raises(ValueError, match="does not fit"):
-        bissd(tensors[0][..., 1:], *tensors[1:])
+        bimamba2(x, weights, torch.tensor([5, 6]))
+    with pytest.raises(ValueError, match="do not fit"):
+        bimamba2(x[..., 1:], weights)
