@@ -62,8 +62,9 @@ class Config:
         per bin. ``"scaling"``: the gene's embedding times the value, without parameters.
     readout
         What stands for the cell. See :meth:`scmamba2.model.network.ScMamba2.read_cell`.
-    pad_value, mask_value
-        Values that stand for a pad and for a hidden value. Perturbation pads with 0.
+    pad_value, mask_value, cls_value
+        Values that stand for a pad and for a hidden value, and that of ``<cls>``. Perturbation pads
+        with 0; in pre-training ``<cls>`` has the pad's value.
 
     Raises
     ------
@@ -93,6 +94,7 @@ class Config:
     readout: str = "cls"
     pad_value: float = -2.0
     mask_value: float = -1.0
+    cls_value: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "d_state", "headdim", "expand", "d_conv", "chunk_size"):

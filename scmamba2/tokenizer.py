@@ -100,7 +100,7 @@ def tokenize(
 ) -> Tokens:
     """Turn binned cells into token sequences.
 
-    A cell is ``<cls>`` with value 0, then its genes in the order of the columns, without those
+    A cell is ``<cls>`` with ``config.cls_value``, then its genes in the order of the columns, without those
     that are :data:`ABSENT`. A cell with more genes than ``config.max_length - 1`` keeps a random
     subset, in random order.
 
@@ -113,7 +113,7 @@ def tokenize(
     cls_id, pad_id
         Token ids.
     config
-        Gives ``include_zero_genes``, ``max_length`` and ``pad_value``.
+        Gives ``include_zero_genes``, ``max_length``, ``pad_value`` and ``cls_value``.
     rng
         Draws the subsets.
     modalities
@@ -140,7 +140,7 @@ def tokenize(
     genes = np.full(shape, pad_id, dtype=np.int64)
     values = np.full(shape, config.pad_value, dtype=np.float32)
     kinds = np.full(shape if modalities is not None else (n, 0), n_modalities, dtype=np.int64)
-    genes[:, 0], values[:, 0], kinds[:, :1] = cls_id, 0, n_modalities + 1
+    genes[:, 0], values[:, 0], kinds[:, :1] = cls_id, config.cls_value, n_modalities + 1
     for i, length in enumerate(lengths):
         row = slice(bins.indptr[i], bins.indptr[i + 1])
         columns, x = bins.indices[row], bins.data[row]

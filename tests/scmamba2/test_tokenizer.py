@@ -90,6 +90,7 @@ def test_tokens_without_zeros():
     assert tokens.lengths.tolist() == [3, 2, 1]
     assert [a.dtype for a in tokens] == [np.int64, np.float32, np.int64, np.int64]
     assert tokens.modalities.shape == (3, 0)
+    assert tokens_of([[5, 0, 3]], cls_value=-2.0).values.tolist() == [[-2, 5, 3]]
 
 
 def test_tokens_with_zeros():
