@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from .config import Config
     from .tasks.annotation import Annotator
     from .tasks.integration import Integrator
+    from .vocabulary import Vocabulary
 
 __version__ = "0.1.0"
-__all__ = ["Annotator", "Config", "Integrator", "__version__"]
+__all__ = ["Annotator", "Config", "Integrator", "Vocabulary", "__version__"]
 
-_HOMES = {"Annotator": ".tasks.annotation", "Config": ".config", "Integrator": ".tasks.integration"}
+_HOMES = {
+    "Annotator": ".tasks.annotation",
+    "Config": ".config",
+    "Integrator": ".tasks.integration",
+    "Vocabulary": ".vocabulary",
+}
 
 
 def __getattr__(name: str) -> Any:

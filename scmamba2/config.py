@@ -9,8 +9,10 @@ __all__ = ["PRESETS", "Config", "resolve"]
 
 _CHOICES = {
     "combine": ("mean", "sum", "sum_residual_once"),
-    "value_encoder": ("continuous",),
+    "value_encoder": ("continuous", "category", "scaling"),
+    "readout": ("cls", "average", "weighted"),
     "binning": (None, "plain", "spreading"),
+    "oov": ("drop", "pad"),
 }
 
 
@@ -44,16 +46,25 @@ class Config:
         Longest token sequence, ``<cls>`` included, or None.
     include_zero_genes
         Whether genes without a count become tokens, or None.
+    oov
+        What becomes of genes outside the vocabulary: ``"drop"`` leaves them out, ``"pad"`` makes
+        them ``<pad>`` tokens amid the others that keep their value, as the released code does.
     mask_ratio
         Share of a cell's genes whose value is hidden in training, from 0 to below 1, or None.
+    mask_cls
+        Whether ``<cls>``, whose value is 0, may be hidden too, as the released code does.
     dsbn
         Domain-specific batch norm, one per batch, or None.
     dsbn_affine
         Whether these have a scale and a shift of their own.
     value_encoder
-        Only ``"continuous"``: a small network on the bin number.
-    pad_value, mask_value
-        Values that stand for a pad and for a hidden value.
+        ``"continuous"``: a small network on the value. ``"category"``: a lookup table with a row
+        per bin. ``"scaling"``: the gene's embedding times the value, without parameters.
+    readout
+        What stands for the cell. See :meth:`scmamba2.model.network.ScMamba2.read_cell`.
+    pad_value, mask_value, cls_value
+        Values that stand for a pad and for a hidden value, and that of ``<cls>``. Perturbation pads
+        with 0; in pre-training ``<cls>`` has the pad's value.
 
     Raises
     ------
@@ -74,12 +85,16 @@ class Config:
     binning: str | None = None
     max_length: int | None = None
     include_zero_genes: bool | None = None
+    oov: str = "drop"
     mask_ratio: float | None = None
+    mask_cls: bool = False
     dsbn: bool | None = None
     dsbn_affine: bool = False
     value_encoder: str = "continuous"
+    readout: str = "cls"
     pad_value: float = -2.0
     mask_value: float = -1.0
+    cls_value: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "d_state", "headdim", "expand", "d_conv", "chunk_size"):
@@ -101,8 +116,13 @@ class Config:
             raise ValueError(f"max_length must leave room for <cls> and a gene: {self.max_length}")
         if self.n_bins < 3:
             raise ValueError(f"n_bins must be at least 3, not {self.n_bins}")
-        if self.pad_value >= 0 or self.mask_value >= 0 or self.pad_value == self.mask_value:
-            raise ValueError("pad_value and mask_value must be negative and different")
+        if self.pad_value > 0 or self.mask_value >= 0 or self.pad_value == self.mask_value:
+            raise ValueError(
+                "pad_value must be at most 0, mask_value below 0 and another one, "
+                f"not {self.pad_value} and {self.mask_value}"
+            )
+        if self.value_encoder == "category" and self.pad_value == 0:
+            raise ValueError("value_encoder 'category' needs a pad_value below 0: 0 is a bin")
 
     @property
     def d_inner(self) -> int:
@@ -114,12 +134,19 @@ class Config:
 
 
 PRESETS = {
+    # 64 wide, 2 layers; 90,318 parameters + 64 per token. Demonstrations, tests, a laptop.
     "tiny": Config(d_model=64, n_layers=2),
+    # 128 wide, 4 layers; 553,906 parameters + 128 per token. From scratch on one data set.
     "small": Config(d_model=128, n_layers=4),
+    # 512 wide, 12 layers; 21,161,538 parameters + 512 per token. The perturbation scripts' default.
     "d512x12": Config(d_model=512, n_layers=12),
+    # 512 wide, 24 layers; 41,002,626 parameters + 512 per token. Sizes of the 24-layer checkpoint.
     "d512x24": Config(d_model=512, n_layers=24),
+    # 1536 wide, 36 layers; 531,857,474 parameters + 1,536 per token: 625,088,066 with the 60,697
+    # tokens of the 2023 census. The preprint's "over 625 million"; integration, annotation.
     "whole_body_1536x36": Config(d_model=1536, n_layers=36),
 }
+"""Sizes by name. Counts are of the plain model: one batch norm, one class, no optional head."""
 
 
 def resolve(config: Config | str, **defaults: Any) -> Config:

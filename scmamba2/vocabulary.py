@@ -43,8 +43,20 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Vocabulary:
-        """Read a JSON object of symbols and ids."""
-        return cls(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read a JSON object of symbols and ids.
+
+        Raises
+        ------
+        ValueError
+            If there is no such file or it holds anything else, naming it.
+        """
+        try:
+            ids = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(ids, dict) or not all(type(i) is int for i in ids.values()):
+                raise ValueError("not a JSON object of symbols and integer ids")
+            return cls(ids)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"vocabulary {path}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON object of symbols and ids; the file appears whole or not at all."""
@@ -70,17 +82,34 @@ class Vocabulary:
     def cls(self) -> int:
         return self.ids["<cls>"]
 
-    def lookup(self, genes: Sequence[str]) -> tuple[np.ndarray, float]:
+    def lookup(self, genes: Sequence[str], oov: str = "drop") -> tuple[np.ndarray, float]:
         """Return the ids of ``genes`` and the share of them that is in the vocabulary.
+
+        Parameters
+        ----------
+        genes
+            Symbols. A special token is not a gene.
+        oov
+            ``"drop"``: an unknown gene gets -1; leave it out before tokenising. ``"pad"``: it gets
+            the id of ``<pad>``, as in the released SC-MAMBA2, and its value stays in the sequence.
 
         Returns
         -------
         ids
-            ``(len(genes),)`` int64, -1 where a gene is unknown. Drop those before tokenising:
-            an unknown gene must not become a pad amid the real tokens.
+            ``(len(genes),)`` int64.
         share
             From 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            Unknown ``oov``.
         """
+        if oov not in ("drop", "pad"):
+            raise ValueError(f"oov must be 'drop' or 'pad', not {oov!r}")
         known = [-1 if g in SPECIALS else self.ids.get(g, -1) for g in genes]
         ids = np.array(known, dtype=np.int64)
-        return ids, float((ids >= 0).mean()) if len(ids) else 0.0
+        share = float((ids >= 0).mean()) if len(ids) else 0.0
+        if oov == "pad":
+            ids[ids < 0] = self.pad
+        return ids, share

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BatchDiscriminator", "CellDecoder", "Classifier", "ExpressionDecoder"]
+__all__ = ["AffineDecoder", "BatchDiscriminator", "CellDecoder", "Classifier", "ExpressionDecoder"]
 
 
 def _network(d_in: int, d_model: int) -> nn.Sequential:
@@ -32,6 +32,31 @@ class ExpressionDecoder(nn.Module):
         """Map ``(..., d_in)`` to values and to the logits of being non-zero, ``(...)`` each."""
         nonzero = None if self.zero_logit is None else self.zero_logit(x).squeeze(-1)
         return self.fc(x).squeeze(-1), nonzero
+
+
+class AffineDecoder(nn.Module):
+    """Predict a perturbed value from the control's: alpha(h) x + beta(h), without an activation.
+
+    With ``scale_bias``, beta is multiplied by the mean of the cell's non-zero control values.
+    """
+
+    def __init__(self, d_model: int, explicit_zeros: bool, scale_bias: bool) -> None:
+        super().__init__()
+        self.coeff_decoder = ExpressionDecoder(d_model, d_model, explicit_zeros)
+        self.bias_decoder = ExpressionDecoder(d_model, d_model, explicit_zeros)
+        self.scale_bias = scale_bias
+
+    def forward(self, x: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map states ``(b, T, d_model)`` and control values ``(b, T)`` to values and logits.
+
+        The logits of being non-zero, ``(b, T)`` or None, are those of the coefficient's decoder.
+        """
+        alpha, nonzero = self.coeff_decoder(x)
+        beta, _ = self.bias_decoder(x)
+        if self.scale_bias:
+            seen = (values != 0).sum(1, keepdim=True).clamp(min=1)
+            beta = beta * (values.sum(1, keepdim=True) / seen)
+        return alpha * values + beta, nonzero
 
 
 class CellDecoder(nn.Module):

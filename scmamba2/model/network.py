@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from ..config import Config
 from .backbone import Backbone
-from .embeddings import BatchNorm, DomainBatchNorm, LabelEncoder, ValueEncoder
+from .embeddings import BatchNorm, DomainBatchNorm, LabelEncoder, embed_values, value_encoder
 from .heads import BatchDiscriminator, CellDecoder, Classifier, ExpressionDecoder
 
 __all__ = ["ScMamba2"]
 
 
 class ScMamba2(nn.Module):
-    """The model. A cell is a set of tokens, gene and value; its embedding is that of ``<cls>``.
+    """The model. A cell is a set of tokens, gene and value; :meth:`read_cell` gives its embedding.
+
+    Batch and modality do not enter the backbone: their embeddings, or the sum of both, are
+    appended to what the two decoders read.
 
     Parameters
     ----------
@@ -38,6 +41,14 @@ class ScMamba2(nn.Module):
         Whether to have the decoder from the cell embedding.
     adversarial
         Whether to have the batch discriminator.
+    n_modalities
+        Modalities of the features; above 0 a token's modality is known to the two decoders. Their
+        ids are 0 to ``n_modalities - 1``, then those of ``<pad>``, ``<cls>`` and ``<eoc>``.
+
+    Raises
+    ------
+    ValueError
+        With domain-specific batch norm or ``adversarial``, if ``n_batches`` is 0.
     """
 
     def __init__(
@@ -51,18 +62,31 @@ class ScMamba2(nn.Module):
         explicit_zeros: bool = False,
         mvc: bool = False,
         adversarial: bool = False,
+        n_modalities: int = 0,
     ) -> None:
         super().__init__()
         if n_batches < 1 and (config.dsbn or adversarial):
             raise ValueError("domain-specific batch norm and the discriminator need n_batches > 0")
+        self.config = config
+        self.heads = {
+            "n_batches": n_batches,
+            "n_classes": n_classes,
+            "explicit_zeros": explicit_zeros,
+            "mvc": mvc,
+            "adversarial": adversarial,
+            "n_modalities": n_modalities,
+        }
         d = config.d_model
-        d_in = 2 * d if n_batches else d
+        d_in = 2 * d if n_batches or n_modalities else d
         self.encoder = LabelEncoder(n_tokens, d, padding_idx=pad_id, bound=0.1)
-        self.value_encoder = ValueEncoder(d, config.dropout)
+        self.value_encoder = value_encoder(config)
         self.bn = None if config.dsbn else BatchNorm(d)
         self.dsbn = DomainBatchNorm(n_batches, d, config.dsbn_affine) if config.dsbn else None
         self.mamba_encoder = Backbone(config)
         self.batch_encoder = LabelEncoder(n_batches, d) if n_batches else None
+        self.mod_encoder = (
+            LabelEncoder(n_modalities + 3, d, padding_idx=n_modalities) if n_modalities else None
+        )
         self.decoder = ExpressionDecoder(d_in, d, explicit_zeros)
         self.cls_decoder = Classifier(d, n_classes)
         self.mvc_decoder = CellDecoder(d_in, explicit_zeros) if mvc else None
@@ -76,7 +100,7 @@ class ScMamba2(nn.Module):
         batches: Tensor | None = None,
         first_only: bool = False,
     ) -> Tensor:
-        """Encode cells; row ``[:, 0]`` of the result is the cell embedding.
+        """Encode cells; row ``[:, 0]`` of the result is the state of ``<cls>``.
 
         Parameters
         ----------
@@ -101,7 +125,7 @@ class ScMamba2(nn.Module):
         ValueError
             With domain-specific batch norm, if ``batches`` is missing or mixed.
         """
-        x = self.encoder(genes) + self.value_encoder(values)
+        x = embed_values(self.encoder(genes), values, self.value_encoder)
         if self.dsbn is not None:
             if batches is None:
                 raise ValueError("domain-specific batch norm needs the cells' batch")
@@ -110,22 +134,62 @@ class ScMamba2(nn.Module):
             x = self.bn(x)
         return self.mamba_encoder(x, lengths, first_only)
 
-    def decode_tokens(self, hidden: Tensor, batches: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Predict values from hidden states ``(m, d_model)`` of tokens of ``batches`` ``(m,)``."""
-        return self.decoder(self._with_batch(hidden, batches))
+    def read_cell(self, hidden: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+        """Return cell embeddings ``(b, d_model)`` as ``config.readout`` says.
+
+        ``"cls"``: the state of ``<cls>``. ``"average"``: the mean over the tokens, ``<cls>``
+        included, pads not. ``"weighted"``: the mean weighted by the values, hidden ones left out.
+
+        Parameters
+        ----------
+        hidden
+            ``(b, T, d_model)``, from :meth:`forward`.
+        values, lengths
+            What that was given.
+        """
+        if self.config.readout == "cls":
+            return hidden[:, 0]
+        weight = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]).to(hidden)
+        if self.config.readout == "weighted":
+            weight = weight * values.clamp(min=0)
+        return (weight.unsqueeze(-1) * hidden).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-9)
+
+    def decode_tokens(
+        self, hidden: Tensor, batches: Tensor | None, modalities: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predict values from hidden states ``(m, d_model)`` of tokens.
+
+        ``batches`` and ``modalities`` are those of the tokens, ``(m,)`` int64, as far as the model
+        knows them. Logits of being non-zero come second, or None.
+        """
+        return self.decoder(self._with_source(hidden, batches, modalities))
 
     def decode_cells(
-        self, genes: Tensor, cells: Tensor, batches: Tensor | None
+        self, genes: Tensor, cells: Tensor, batches: Tensor | None, modalities: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Predict values of ``genes`` ``(m,)`` from cell embeddings ``(m, d_model)``."""
-        assert self.mvc_decoder is not None
-        gene = self._with_batch(self.encoder(genes), batches)
-        return self.mvc_decoder(gene, self._with_batch(cells, batches))
+        """Predict values of ``genes`` ``(m,)`` from the embeddings ``(m, d_model)`` of their cells.
 
-    def _with_batch(self, x: Tensor, batches: Tensor | None) -> Tensor:
-        if self.batch_encoder is None:
-            return x
-        return torch.cat([x, self.batch_encoder(batches)], dim=-1)
+        The rest is as in :meth:`decode_tokens`; the cell's own modality is that of ``<cls>``.
+        """
+        if self.mvc_decoder is None:
+            raise ValueError("this model has no decoder of cell embeddings: build it with mvc=True")
+        gene = self._with_source(self.encoder(genes), batches, modalities)
+        cls = self.heads["n_modalities"] + 1
+        first = None if modalities is None else torch.full_like(modalities, cls)
+        return self.mvc_decoder(gene, self._with_source(cells, batches, first))
+
+    def _with_source(self, x: Tensor, batches: Tensor | None, modalities: Tensor | None) -> Tensor:
+        source = None
+        for name, encoder, ids in (
+            ("batches", self.batch_encoder, batches),
+            ("modalities", self.mod_encoder, modalities),
+        ):
+            if encoder is None:
+                continue
+            if ids is None:
+                raise ValueError(f"this model's decoders need the tokens' {name}")
+            source = encoder(ids) if source is None else source + encoder(ids)
+        return x if source is None else torch.cat([x, source], dim=-1)
 
     def count_parameters(self) -> int:
         """Return the number of trainable values."""

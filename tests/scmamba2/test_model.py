@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from layout import expected_keys, generator_keys
 from torch import nn
 
 from scmamba2.config import PRESETS, Config
 from scmamba2.model.backbone import Layer
-from scmamba2.model.embeddings import DomainBatchNorm
+from scmamba2.model.embeddings import BinEncoder, DomainBatchNorm
+from scmamba2.model.generator import Generator
 from scmamba2.model.heads import BatchDiscriminator
-from scmamba2.model.losses import nonzero_nll, squared_error
+from scmamba2.model.losses import elastic_similarity, nonzero_nll, squared_error
 from scmamba2.model.network import ScMamba2
 from scmamba2.ops.reference import mamba2, reverse
 
@@ -35,56 +38,24 @@ def test_parameters_of_the_whole_body_model():
     assert model.count_parameters() == 625_088_066
 
 
-def linear(prefix, d_out, d_in, bias=True):
-    return {f"{prefix}.weight": (d_out, d_in), **({f"{prefix}.bias": (d_out,)} if bias else {})}
-
-
-def norm(prefix, d):
-    return {f"{prefix}.weight": (d,), f"{prefix}.bias": (d,)}
-
-
-def expected_keys(d, depth, tokens, d_in, batches, classes, zeros, mvc, adversarial, dsbn):
-    keys = {
-        "encoder.embedding.weight": (tokens, d),
-        **norm("encoder.enc_norm", d),
-        **linear("value_encoder.linear1", d, 1),
-        **linear("value_encoder.linear2", d, d),
-        **norm("value_encoder.norm", d),
-        **linear("cls_decoder.out_layer", classes, d),
-    }
-    for i in range(depth):
-        prefix = f"mamba_encoder.layers.{i}.mamba"
-        keys |= {
-            f"{prefix}.in_proj.weight": (4 * d + 128 + d // 32, d),
-            f"{prefix}.conv1d.weight": (2 * d + 128, 1, 4),
-            f"{prefix}.conv1d.bias": (2 * d + 128,),
-            f"{prefix}.norm.weight": (2 * d,),
-            f"{prefix}.out_proj.weight": (d, 2 * d),
-        }
-        keys |= {f"{prefix}.{name}": (2 * d // 64,) for name in ("dt_bias", "A_log", "D")}
-    for prefix in ["decoder.fc", *(["decoder.zero_logit"] if zeros else [])]:
-        keys |= linear(f"{prefix}.0", d, d_in) | linear(f"{prefix}.2", d, d)
-        keys |= linear(f"{prefix}.4", 1, d)
-    heads = ["cls_decoder", *(["grad_reverse_discriminator"] if adversarial else [])]
-    for prefix in heads:
-        for i in (0, 3):
-            keys |= linear(f"{prefix}._decoder.{i}", d, d) | norm(f"{prefix}._decoder.{i + 2}", d)
-    if adversarial:
-        keys |= linear("grad_reverse_discriminator.out_layer", batches, d)
-    if mvc:
-        keys |= linear("mvc_decoder.gene2query", d_in, d_in)
-        keys |= linear("mvc_decoder.W", d_in, d_in, bias=False)
-        if zeros:
-            keys |= linear("mvc_decoder.W_zero_logit", d_in, d_in)
-    if batches:
-        keys |= {
-            "batch_encoder.embedding.weight": (batches, d),
-            **norm("batch_encoder.enc_norm", d),
-        }
-    for prefix in [f"dsbn.bns.{k}" for k in range(batches)] if dsbn else ["bn"]:
-        keys |= {f"{prefix}.running_mean": (d,), f"{prefix}.running_var": (d,)}
-        keys |= {f"{prefix}.num_batches_tracked": ()} | ({} if dsbn else norm(prefix, d))
-    return keys
+@pytest.mark.parametrize(
+    ("preset", "without_genes"),
+    [
+        ("tiny", 90_318),
+        ("small", 553_906),
+        ("d512x12", 21_161_538),
+        ("d512x24", 41_002_626),
+        ("whole_body_1536x36", 531_857_474),
+    ],
+)
+def test_parameters_of_the_presets(preset, without_genes):
+    config = PRESETS[preset]
+    with torch.device("meta"):
+        model = ScMamba2(config, 10)
+    assert model.count_parameters() == without_genes + 10 * config.d_model
+    assert (
+        Path(__file__).parents[2].joinpath("scmamba2/config.py").read_text().count(f"{without_genes:,}") == 1
+    )
 
 
 def test_state_dict_of_the_plain_model():
@@ -96,13 +67,21 @@ def test_state_dict_of_the_plain_model():
 def test_state_dict_with_all_heads_and_round_trip():
     config = Config(d_model=512, n_layers=2, dsbn=True)
     heads = {"n_batches": 3, "n_classes": 7, "explicit_zeros": True, "mvc": True}
+    heads["n_modalities"] = 2
     model = ScMamba2(config, 100, pad_id=97, adversarial=True, **heads)
     shapes = {key: tuple(t.shape) for key, t in model.state_dict().items()}
-    assert shapes == expected_keys(512, 2, 100, 1024, 3, 7, True, True, True, True)
+    assert shapes == expected_keys(512, 2, 100, 1024, 3, 7, True, True, True, True, modalities=2)
     other = ScMamba2(config, 100, pad_id=97, adversarial=True, **heads)
     other.load_state_dict(model.state_dict())
     for key, tensor in other.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[key])
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_state_dict_of_the_generator(zeros):
+    model = Generator(Config(d_model=512, n_layers=2), 100, pad_id=97, explicit_zeros=zeros)
+    shapes = {key: tuple(t.shape) for key, t in model.state_dict().items()}
+    assert shapes == generator_keys(512, 2, 100, zeros)
 
 
 def test_initial_values_of_the_mixer():
@@ -176,6 +155,114 @@ def test_every_parameter_that_is_used_gets_a_gradient():
     assert not model.encoder.embedding.weight.grad[37].any()
 
 
+@pytest.mark.parametrize(("batches", "modalities"), [(2, 0), (0, 2), (2, 2)])
+def test_decoders_read_the_source_of_a_token(batches, modalities):
+    torch.manual_seed(0)
+    model = ScMamba2(SMALL, 40, n_batches=batches, n_modalities=modalities, mvc=True)
+    hidden, genes = torch.randn(5, 32), torch.arange(5)
+    b = torch.tensor([0, 1, 0, 1, 0]) if batches else None
+    m = torch.tensor([0, 0, 1, 1, 0]) if modalities else None
+    source, first = torch.zeros(5, 32), torch.zeros(5, 32)
+    if b is not None:
+        source, first = source + model.batch_encoder(b), first + model.batch_encoder(b)
+    if m is not None:
+        source = source + model.mod_encoder(m)
+        first = first + model.mod_encoder(torch.full((5,), 3))  # of <cls>
+    value, _ = model.decode_tokens(hidden, b, m)
+    torch.testing.assert_close(value, model.decoder(torch.cat([hidden, source], 1))[0])
+    value, _ = model.decode_cells(genes, hidden, b, m)
+    gene = torch.cat([model.encoder(genes), source], 1)
+    expected = model.mvc_decoder(gene, torch.cat([hidden, first], 1))[0]
+    torch.testing.assert_close(value, expected)
+    with pytest.raises(ValueError, match="batches" if batches else "modalities"):
+        model.decode_tokens(hidden, None, None)
+
+
+def test_model_without_a_cell_decoder_says_so():
+    with pytest.raises(ValueError, match="mvc"):
+        ScMamba2(SMALL, 40).decode_cells(torch.arange(2), torch.zeros(2, 32), None)
+
+
+def test_cell_decoder_by_hand():
+    head = ScMamba2(SMALL, 40, mvc=True, explicit_zeros=True).mvc_decoder
+    gene, cell = torch.randn(3, 32), torch.randn(3, 32)
+    query = torch.sigmoid(gene @ head.gene2query.weight.T + head.gene2query.bias)
+    value, nonzero = head(gene, cell)
+    torch.testing.assert_close(value, torch.einsum("mi,ij,mj->m", cell, head.W.weight, query))
+    zero = head.W_zero_logit
+    torch.testing.assert_close(nonzero, ((query @ zero.weight.T + zero.bias) * cell).sum(1))
+
+
+def test_read_outs():
+    hidden = torch.arange(12.0).view(2, 3, 2)
+    values, lengths = torch.tensor([[0, 3, 1], [0, -1, -2.0]]), torch.tensor([3, 2])
+
+    def read(readout):
+        model = ScMamba2(dataclasses.replace(SMALL, readout=readout), 40)
+        return model.read_cell(hidden, values, lengths).tolist()
+
+    assert read("cls") == [[0, 1], [6, 7]]
+    assert read("average") == [[2, 3], [7, 8]], "a pad is no part of the mean"
+    assert read("weighted") == [[2.5, 3.5], [0, 0]], "<cls>, pads and hidden values weigh nothing"
+
+
+def test_value_encoders():
+    genes, values, lengths = cells()
+    scaling = ScMamba2(dataclasses.replace(SMALL, value_encoder="scaling"), 40).eval()
+    assert not [key for key in scaling.state_dict() if key.startswith("value_encoder")]
+    seen = []
+    scaling.bn.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    scaling(genes, values, lengths)
+    torch.testing.assert_close(seen[0], scaling.encoder(genes) * values[..., None])
+
+    model = ScMamba2(dataclasses.replace(SMALL, value_encoder="category"), 40)
+    shapes = {k: tuple(t.shape) for k, t in model.value_encoder.state_dict().items()}
+    assert shapes == {"embedding.weight": (53, 32), "enc_norm.weight": (32,), "enc_norm.bias": (32,)}
+    encoder, rows = model.value_encoder, model.value_encoder.embedding.weight
+    got = encoder(torch.tensor([0.0, 50, -2, -1]))
+    torch.testing.assert_close(got, encoder.enc_norm(rows[[0, 50, 51, 52]]))
+    assert isinstance(encoder, BinEncoder) and torch.isfinite(model(genes, values, lengths)).all()
+    for value in (51.0, -3.0):
+        with pytest.raises(ValueError, match="0 to 50"):
+            encoder(torch.tensor([value]))
+
+
+def test_generator():
+    torch.manual_seed(0)
+    model = Generator(SMALL, 40, pad_id=37, explicit_zeros=True).eval()
+    genes, values, _ = cells()
+    flags = torch.zeros_like(genes)
+    out, nonzero = model(genes, values, flags)
+    assert out.shape == nonzero.shape == genes.shape
+    flags[:, 3] = 1
+    assert (model(genes, values, flags)[0] != out).any(), "the flag tells the perturbed gene"
+    assert not model.pert_encoder.weight[0].any()
+
+    x = model.encoder(genes) + model.value_encoder(values) + model.pert_encoder(flags)
+    hidden = model.transformer_encoder(x)
+    alpha, beta = (d(hidden)[0] for d in (model.decoder.coeff_decoder, model.decoder.bias_decoder))
+    torch.testing.assert_close(model(genes, values, flags)[0], alpha * values + beta)
+    model.decoder.scale_bias = True
+    zeroed = values.masked_fill(torch.arange(15) % 2 == 1, 0)
+    with torch.no_grad():
+        alpha, beta = (d(hidden)[0] for d in (model.decoder.coeff_decoder, model.decoder.bias_decoder))
+        mean = torch.stack([row[row != 0].mean() for row in zeroed])
+        torch.testing.assert_close(model.decoder(hidden, zeroed)[0], alpha * zeroed + beta * mean[:, None])
+
+
+def test_generator_padding_and_errors():
+    torch.manual_seed(0)
+    model = Generator(SMALL, 40, pad_id=37).eval()
+    genes, values, lengths = cells()
+    flags = torch.zeros_like(genes)
+    together, nonzero = model(genes, values, flags, lengths)
+    assert nonzero is None
+    alone = model(genes[1:2, :7], values[1:2, :7], flags[1:2, :7])[0]
+    torch.testing.assert_close(together[1, :7], alone[0], rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="category"):
+        Generator(dataclasses.replace(SMALL, value_encoder="category"), 40)
+
+
 def test_domain_batch_norm():
     norms = DomainBatchNorm(3, 8, affine=False)
     assert not list(norms.parameters()) and list(DomainBatchNorm(3, 8, True).parameters())
@@ -207,9 +294,27 @@ def test_discriminator_reverses_the_gradient():
 def test_losses():
     prediction, target = torch.tensor([1.0, 5.0]), torch.tensor([3.0, 5.0])
     assert squared_error(prediction, target) == 2
+    mixed = nonzero_nll(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([3.0, 0.0, 7.0]))
+    expected = (2 * torch.tensor(2.0).log() - torch.sigmoid(torch.tensor(1.0)).log()) / 3
+    torch.testing.assert_close(mixed, expected)  # the denominator counts hidden values
     sure = nonzero_nll(torch.tensor([9.0, -9.0]), torch.tensor([3.0, 0.0]))
     wrong = nonzero_nll(torch.tensor([-9.0, 9.0]), torch.tensor([3.0, 0.0]))
     assert sure < 1e-3 and wrong > 8
     torch.testing.assert_close(nonzero_nll(torch.zeros(1), torch.ones(1)), torch.tensor(2.0).log())
     assert squared_error(torch.zeros(0), torch.zeros(0)) == 0
     assert nonzero_nll(torch.zeros(0), torch.zeros(0)) == 0
+
+
+def test_elastic_similarity_by_hand():
+    same, apart = torch.tensor([[1.0, 0], [3.0, 0]]), torch.tensor([[1.0, 0], [-2.0, 0]])
+    # Two of four pairs have cosine 1 or 0; a cell with itself always counts as 0.
+    assert elastic_similarity(same, 0.8).item() == pytest.approx((2 * 0.96 + 2 * 0.36) / 4)
+    assert elastic_similarity(apart, 0.8).item() == pytest.approx(0.36)
+    slanted = torch.tensor([[1.0, 0], [3.0, 4.0]]).requires_grad_()
+    loss = elastic_similarity(slanted, 0.3)
+    assert loss.item() == pytest.approx((2 * (1 - 0.3**2) + 2 * 0.91) / 4)
+    loss.backward()
+    with torch.no_grad():
+        closer = slanted - 0.1 * slanted.grad
+    assert elastic_similarity(closer, 0.3) < loss
+    assert nn.functional.cosine_similarity(closer[0], closer[1], dim=0) > 0.6

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from scipy import sparse, stats
 
 from scmamba2.config import Config, resolve
-from scmamba2.tokenizer import bin_values, mask_values, tokenize
+from scmamba2.tokenizer import ABSENT, bin_values, mask_values, tokenize
 from scmamba2.vocabulary import Vocabulary
 
 RNG = np.random.default_rng
@@ -65,6 +63,12 @@ def test_bins_of_sparse_and_dense_agree_and_input_is_unchanged():
     assert (matrix.toarray() == x).all()
 
 
+@pytest.mark.parametrize("rule", ["plain", "spreading"])
+def test_absent_values_have_no_bin(rule):
+    with_absent = binned([[4, ABSENT, 2, 0, 3, 1], [ABSENT] * 6], n_bins=5, rule=rule, rng=RNG(0))
+    assert with_absent == [[4, ABSENT, 2, 0, 3, 1], [ABSENT] * 6]
+
+
 def test_binning_errors():
     with pytest.raises(ValueError, match="plain"):
         bin_values(np.ones((1, 2)), rule="even")
@@ -72,10 +76,11 @@ def test_binning_errors():
         bin_values(np.ones((1, 2)), rule="spreading")
 
 
-def tokens_of(rows, **options):
+def tokens_of(rows, ids=None, modalities=None, n_modalities=0, **options):
     config = Config(**{"include_zero_genes": False, **options})
-    ids = np.arange(10, 10 + len(rows[0]))
-    return tokenize(np.array(rows, dtype=np.float32), ids, 1, 0, config, RNG(0))
+    ids = np.arange(10, 10 + len(rows[0])) if ids is None else np.array(ids)
+    rows = np.array(rows, dtype=np.float32)
+    return tokenize(rows, ids, 1, 0, config, RNG(0), modalities, n_modalities)
 
 
 def test_tokens_without_zeros():
@@ -83,13 +88,45 @@ def test_tokens_without_zeros():
     assert tokens.genes.tolist() == [[1, 10, 12], [1, 12, 0], [1, 0, 0]]
     assert tokens.values.tolist() == [[0, 5, 3], [0, 2, -2], [0, -2, -2]]
     assert tokens.lengths.tolist() == [3, 2, 1]
-    assert [a.dtype for a in tokens] == [np.int64, np.float32, np.int64]
+    assert [a.dtype for a in tokens] == [np.int64, np.float32, np.int64, np.int64]
+    assert tokens.modalities.shape == (3, 0)
+    assert tokens_of([[5, 0, 3]], cls_value=-2.0).values.tolist() == [[-2, 5, 3]]
 
 
 def test_tokens_with_zeros():
     tokens = tokens_of([[5, 0, 3], [0, 0, 2]], include_zero_genes=True)
     assert tokens.genes.tolist() == [[1, 10, 11, 12]] * 2
     assert tokens.values.tolist() == [[0, 5, 0, 3], [0, 0, 0, 2]]
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_absent_features_are_no_tokens(zeros):
+    rows = [[5, ABSENT, 0, ABSENT], [ABSENT, 1, 2, 3], [ABSENT] * 4]
+    tokens = tokens_of(rows, include_zero_genes=zeros, max_length=3)
+    assert tokens.genes[0].tolist() == ([1, 10, 12] if zeros else [1, 10, 0])
+    assert tokens.lengths.tolist() == [3 if zeros else 2, 3, 1]
+    assert set(tokens.genes[1, 1:]) < {11, 12, 13}, "sampled from the features that are there"
+    assert tokens.genes[2].tolist() == [1, 0, 0]
+
+
+def test_unknown_genes_as_pads_keep_their_value():
+    tokens = tokens_of([[5, 6, 3], [0, 6, 0]], ids=[10, 0, 12], oov="pad")
+    assert tokens.genes.tolist() == [[1, 10, 0, 12], [1, 0, 0, 0]]
+    assert tokens.values.tolist() == [[0, 5, 6, 3], [0, 6, -2, -2]]
+    assert tokens.lengths.tolist() == [4, 2]
+    masked = [mask_values(tokens, 0.7, -1.0, RNG(seed))[1] for seed in range(20)]
+    assert np.array(masked)[:, 0, 2].any(), "their value can be hidden"
+
+
+def test_modalities_follow_their_features():
+    modalities = np.array([0, 0, 1])
+    tokens = tokens_of([[5, 0, 3], [0, 0, 2]], modalities=modalities, n_modalities=2)
+    assert tokens.modalities.tolist() == [[3, 0, 1], [3, 1, 2]]
+    names = Vocabulary.from_genes(["RNA", "Protein"])
+    assert (names.pad, names.cls) == (2, 3)
+    row = np.arange(1, 101)
+    sampled = tokens_of([row], modalities=row % 2, n_modalities=2, max_length=21)
+    assert (sampled.modalities[0, 1:] == sampled.values[0, 1:] % 2).all()
 
 
 def test_long_cells_are_sampled():
@@ -116,6 +153,15 @@ def test_masks():
     assert abs(share[:15] - 0.38).max() < 0.15, "every position is as likely"
 
 
+def test_cls_is_masked_in_released_mode_only():
+    tokens = tokens_of([[1, 2, 3, 0, 0], [1, 2, 3, 4, 5]])
+    masks = np.array([mask_values(tokens, 0.5, -1.0, RNG(seed), mask_cls=True)[1] for seed in range(300)])
+    assert (masks.sum(2) == [2, 3]).all(), "int(ratio * tokens), <cls> among them"
+    assert not masks[:, 0, 4:].any(), "never a pad"
+    assert abs(masks[:, 0, :4].mean(0) - 0.5).max() < 0.1, "<cls> is as likely as a gene"
+    assert not mask_values(tokens, 0.99, -1.0, RNG(0))[1][:, 0].any()
+
+
 def test_zeros_can_be_masked():
     tokens = tokens_of(np.zeros((1, 10)), include_zero_genes=True)
     assert mask_values(tokens, 0.9, -1.0, RNG(0))[1].sum() == 9
@@ -127,12 +173,26 @@ def test_vocabulary(tmp_path):
     assert (len(vocabulary), vocabulary.pad, vocabulary.cls) == (5, 2, 3)
     ids, share = vocabulary.lookup(["A", "X", "<pad>", "B"])
     assert ids.tolist() == [1, -1, -1, 0] and share == 0.5
+    ids, share = vocabulary.lookup(["A", "X", "<pad>", "B"], oov="pad")
+    assert ids.tolist() == [1, 2, 2, 0] and share == 0.5
+    with pytest.raises(ValueError, match="oov"):
+        vocabulary.lookup(["A"], oov="skip")
     vocabulary.save(tmp_path / "vocab.json")
     assert Vocabulary.load(tmp_path / "vocab.json").ids == vocabulary.ids
     assert [p.name for p in tmp_path.iterdir()] == ["vocab.json"]
-    (tmp_path / "bad.json").write_text(json.dumps({"A": 0, "B": 2}))
-    with pytest.raises(ValueError, match="0 to 1"):
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [('{"A": 0, "B": 2}', "0 to 1"), ('["A"]', "object"), ('{"A": "0"}', "integer"), ("{", "bad.json")],
+)
+def test_bad_vocabularies(tmp_path, content, match):
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(ValueError, match=match) as caught:
         Vocabulary.load(tmp_path / "bad.json")
+    assert "bad.json" in str(caught.value)
+    with pytest.raises(ValueError, match="absent.json"):
+        Vocabulary.load(tmp_path / "absent.json")
 
 
 @pytest.mark.parametrize(
@@ -142,17 +202,27 @@ def test_vocabulary(tmp_path):
         ("headdim", 48),
         ("dropout", 1.0),
         ("combine", "average"),
-        ("value_encoder", "category"),
+        ("value_encoder", "bins"),
+        ("readout", "max"),
+        ("oov", "keep"),
         ("binning", "even"),
         ("mask_ratio", 1.0),
         ("max_length", 1),
         ("n_bins", 2),
-        ("pad_value", 0.0),
+        ("pad_value", 1.0),
+        ("mask_value", 0.0),
+        ("mask_value", -2.0),
     ],
 )
 def test_config_names_the_wrong_field(field, value):
     with pytest.raises(ValueError, match=field):
         Config(**{field: value})
+
+
+def test_category_values_tell_pads_from_bins():
+    assert Config(pad_value=0.0).pad_value == 0
+    with pytest.raises(ValueError, match="category"):
+        Config(pad_value=0.0, value_encoder="category")
 
 
 def test_resolve():
