@@ -24,10 +24,14 @@ class Layer(nn.Module):
         self.mamba = BiMamba2(config)
         factors = {"mean": (1.0, 0.5), "sum": (2.0, 1.0), "sum_residual_once": (1.0, 1.0)}
         self.residual, self.mixed = factors[config.combine]
-        self.pads_inside = getattr(config, "oov", "drop") == "pad"
+        self.pads_inside = config.oov == "pad"
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Map ``(b, T, d_model)`` to the same shape."""
+        """Map ``(b, T, d_model)`` to the same shape.
+
+        ``lengths`` ``(b,)`` are the real tokens: those before the pads at the end, or, where pads lie
+        in between (``oov="pad"``), their number.
+        """
         if self.pads_inside and lengths is not None:
             return self.join(x, self.mamba.released(x, lengths))
         return self.join(x, self.mamba(x, lengths))

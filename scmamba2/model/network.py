@@ -48,7 +48,8 @@ class ScMamba2(nn.Module):
     Raises
     ------
     ValueError
-        With domain-specific batch norm or ``adversarial``, if ``n_batches`` is 0.
+        With domain-specific batch norm or ``adversarial``, if ``n_batches`` is 0; with
+        ``config.oov`` "pad", if ``pad_id`` is None.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class ScMamba2(nn.Module):
         super().__init__()
         if n_batches < 1 and (config.dsbn or adversarial):
             raise ValueError("domain-specific batch norm and the discriminator need n_batches > 0")
-        self.config = config
+        if config.oov == "pad" and pad_id is None:
+            raise ValueError("genes that become <pad> (oov='pad') need pad_id")
+        self.config, self.pad_id = config, -1 if pad_id is None else pad_id
         self.heads = {
             "n_batches": n_batches,
             "n_classes": n_classes,
@@ -132,6 +135,8 @@ class ScMamba2(nn.Module):
             x = self.dsbn(x, batches)
         elif self.bn is not None:
             x = self.bn(x)
+        if self.config.oov == "pad":  # the released model counts the tokens that are no pads
+            lengths = genes.ne(self.pad_id).sum(1)
         return self.mamba_encoder(x, lengths, first_only)
 
     def read_cell(self, hidden: Tensor, values: Tensor, lengths: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from layout import expected_keys, generator_keys
 from torch import nn
 
 from scmamba2.config import PRESETS, Config
-from scmamba2.model.backbone import Layer
+from scmamba2.model.backbone import Backbone, Layer
 from scmamba2.model.embeddings import BinEncoder, DomainBatchNorm
 from scmamba2.model.generator import Generator
 from scmamba2.model.heads import BatchDiscriminator
@@ -261,6 +261,44 @@ def test_generator_padding_and_errors():
     torch.testing.assert_close(together[1, :7], alone[0], rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="category"):
         Generator(dataclasses.replace(SMALL, value_encoder="category"), 40)
+
+
+def test_pads_in_between_as_the_released_code_reads_them():
+    """The reversal counts real tokens but turns the first ones, pads included: the last stay last."""
+    torch.manual_seed(0)
+    model = ScMamba2(dataclasses.replace(SMALL, oov="pad"), 40, pad_id=37).double().eval()
+    genes, values, lengths = cells(b=1)
+    genes[0, [3, 8]] = 37
+    values = values.double()
+    out = model(genes, values, lengths)
+    x, counts = model.bn(model.encoder(genes) + model.value_encoder(values)), torch.tensor([13])
+    for layer in model.mamba_encoder.layers:
+        w = layer.mamba.weights()
+        x = x + (mamba2(x, w) + reverse(mamba2(reverse(x, counts), w), counts)) / 2
+    torch.testing.assert_close(out, x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model(genes, values, lengths, first_only=True), x[:, :1], rtol=0, atol=1e-12)
+    values[0, 13:] += 5
+    changed = model(genes, values, lengths)
+    # Two pads hide the last two genes from <cls>.
+    torch.testing.assert_close(changed[0, :13], out[0, :13], rtol=0, atol=1e-12)
+    plain = ScMamba2(SMALL, 40, pad_id=37).double().eval()
+    plain.load_state_dict(model.state_dict())
+    assert (plain(genes, values, lengths) - out)[0, 0].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([15, 7, 1])])
+def test_the_cell_alone_and_the_layers_computed_twice(lengths):
+    torch.manual_seed(0)
+    backbone = Backbone(SMALL).double()
+    x = torch.randn(3, 15, 32, dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for first_only, recompute in [(False, False), (True, False), (False, True), (True, True)]:
+        backbone.recompute = recompute
+        out = backbone(x, lengths, first_only)[:, 0]
+        gradients.append([out, *torch.autograd.grad(out.square().sum(), [x, *backbone.parameters()])])
+    for other in gradients[1:]:
+        for a, e in zip(other, gradients[0], strict=True):
+            torch.testing.assert_close(a, e, rtol=0, atol=1e-10)
 
 
 def test_domain_batch_norm():

@@ -100,7 +100,7 @@ def test_blocked_equals_sequential_in_float64(
     assert_same(run(by("blocked", lengths, chunk_size), *tensors), expected, 1e-12)
 
 
-@pytest.mark.parametrize("length", [1, 3, 64, 257])
+@pytest.mark.parametrize("length", [1, 3, 64, 257, 1201])
 @pytest.mark.parametrize("largest_step", [0.1, 2.0])
 def test_blocked_in_float32(length, largest_step, decays):
     sizes = {"heads": 3, "headdim": 64, "n": 64, "d_model": 96, "largest_step": largest_step}
