@@ -216,6 +216,14 @@ def test_the_summary_counts_runs_and_names_what_failed(table, scores, tmp_path):
     assert line["Verdict"] == "? INCONCLUSIVE, at reduced scale"
 
 
+def test_the_note_of_a_verdict_says_what_beat_the_subject():
+    line = {"claim_id": "S1", "text": "Does it?", "dataset": "x", "metric": "avg_bio", "comparator": "pca"}
+    line |= {"paper_value": np.nan, "ours": 0.4, "ours_low": 0.3, "ours_high": 0.5, "delta": np.nan}
+    line |= {"verdict": "TIE", "departures": "", "best_trivial": "pca", "beaten_by_trivial": True}
+    notes = claims_text(pd.DataFrame([line | {"reason": ""}, line | {"reason": "a reason"}]))["Note"]
+    assert list(notes) == ["beaten by the control pca", "a reason; beaten by the control pca"]
+
+
 def test_a_difference_without_an_interval_shows_none(scores):
     from workflow.declarations import WORKFLOW, load_yaml
     from workflow.verdicts import judge

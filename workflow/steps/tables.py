@@ -167,11 +167,11 @@ def claims_text(claims: pd.DataFrame) -> pd.DataFrame:
         return f"{row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}]"
 
     departures = [f", {d.replace('; ', ', ')}" if d else "" for d in claims["departures"].fillna("")]
-    reason = claims["reason"].fillna("")
     trivial = [
-        f"; beaten by the control {name}" if beaten is True or beaten == "True" else ""
+        f"beaten by the control {name}" if beaten is True or beaten == "True" else ""
         for name, beaten in zip(claims["best_trivial"], claims["beaten_by_trivial"], strict=True)
     ]
+    notes = zip(claims["reason"].fillna(""), trivial, strict=True)
     return pd.DataFrame(
         {
             "Claim": claims["claim_id"] + ": " + claims["text"],
@@ -184,7 +184,7 @@ def claims_text(claims: pd.DataFrame) -> pd.DataFrame:
             "Verdict": [
                 f"{VERDICT_SIGNS[v]} {v}{d}" for v, d in zip(claims["verdict"], departures, strict=True)
             ],
-            "Note": reason + trivial,
+            "Note": ["; ".join(filter(None, pair)) for pair in notes],
         }
     )
 
