@@ -34,13 +34,12 @@ def make_cells(n: int = 60, genes: int = 40, types: int = 3, batches: int = 2, s
 
 
 def entry(path: str, task: str = "integration", **changed) -> dict:
-    """A declaration of a dataset that consists of one h5ad with the columns of make_cells."""
+    """A declaration of a dataset, but for its title: one h5ad with the columns of make_cells."""
     settings = {
         "integration": {"n_top_genes": 30},
         "annotation": {"split": {"kind": "stratified", "query_fraction": 0.5, "seed": 0}},
     }
     return {
-        "title": "Synthetic test cells",
         "in_paper": "no",
         "sources": {"cells": {"urls": [path]}},
         "obs": {"label": "cell_type", "batch": "batch"},
@@ -79,7 +78,8 @@ class Bench:
         shutil.copy(ROOT / "Snakefile", folder)
 
     def declare(self, table: str, **entries: dict) -> None:
-        """Add entries to datasets.yaml or methods.yaml."""
+        """Add entries to datasets.yaml or methods.yaml; a dataset without a title is called by its name."""
+        entries = {name: {"title": f"Test cells {name}"} | entry for name, entry in entries.items()}
         path = self.folder / f"workflow/{table}.yaml"
         path.write_text(path.read_text() + "\n" + yaml.safe_dump(entries, sort_keys=False))
 

@@ -142,6 +142,25 @@ def load_yaml(path: str | Path, schema: str | None = None, *, partial: bool = Fa
     return data
 
 
+_KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+
+
+def _differs(value: Any, declared: Any) -> str:
+    """Say in which way a value is of another kind than the declared one; empty if it is not.
+
+    Integers and floats are one kind. A declared null admits every kind.
+    """
+    kind, found = (_KINDS.get(type(v)) for v in (declared, value))
+    if declared is None or kind is None:
+        return ""
+    if found != kind:
+        shown = f"the text {value!r}" if isinstance(value, str) else repr(value)
+        return f"found {shown}, expected {kind} as declared ({declared!r})"
+    if isinstance(declared, list) and declared:
+        return next(filter(None, (_differs(v, declared[0]) for v in value)), "")
+    return ""
+
+
 @dataclass(frozen=True, order=True)
 class Run:
     """One (task, dataset, method, seed). Never declared: it follows from the selection."""
@@ -235,6 +254,16 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
                 f"workflow/datasets.yaml: {name}: needs a recipe, or obs with {' and '.join(sorted(needs))}"
             )
 
+    for table, entries in (("datasets", datasets), ("methods", methods)):
+        owner: dict[str, str] = {}
+        for name, entry in entries.items():
+            if (title := entry["title"]) in owner:
+                raise DeclarationError(
+                    f"workflow/{table}.yaml: {name}.title: {title!r} is the title of {owner[title]!r} too; "
+                    "tables tell entries apart by it"
+                )
+            owner[title] = name
+
     def fail(text: str) -> None:
         raise DeclarationError(f"configuration ({files} and --config): {text}")
 
@@ -270,6 +299,8 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
             for key in params:
                 if key not in known:
                     fail(f"params.{name}.{task}: unknown parameter {key!r}{closest(key, known)}")
+                if problem := _differs(params[key], known[key]):
+                    fail(f"params.{name}.{task}.{key}: {problem}")
     for name in config.get("resources", {}):
         if name != "all" and name not in methods:
             fail(f"resources: unknown method {name!r}{closest(name, [*methods, 'all'])}")

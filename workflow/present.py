@@ -133,7 +133,8 @@ def results_table(rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: st
     Returns
     -------
     pandas.DataFrame
-        ``method``, ``title``, ``kind``, ``note``, ``runs_ok``, ``runs``, ``trouble``; for each headline
+        ``method``, ``title``, ``kind``, ``note``; ``runs``, of which ``runs_ok`` and ``not_applicable``;
+        ``trouble``: why the others gave no value; for each headline
         metric ``<metric>|<impl>`` with ``_low`` and ``_high`` (95 % t interval over seeds); median
         ``seconds`` and ``peak_memory_mb``; ``published``: the paper's value of the first headline metric.
     """
@@ -151,6 +152,7 @@ def results_table(rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: st
             "kind": methods[method]["kind"],
             "note": method_note(mine),
             "runs_ok": len(ok),
+            "not_applicable": int((mine["status"] == "not_applicable").sum()),
             "runs": len(mine),
             "trouble": trouble(mine),
             "seconds": ok["seconds"].median() if len(ok) else np.nan,

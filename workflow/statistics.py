@@ -90,10 +90,8 @@ def paired_difference(a: pd.Series, b: pd.Series, level: float = 0.95) -> tuple[
         Interval of the mean difference.
     float
         Two-sided p value, ``2 * P(T > |mean| / (sd / sqrt(n)))`` with n - 1 degrees of freedom;
-        NaN with fewer than two common seeds. When all differences are equal the statistic is
-        undefined; p is then 0 if they differ from zero and 1 if they are zero. Two deterministic
-        methods always land there: the p value repeats that they differ, it is not evidence about
-        other data.
+        NaN with fewer than two common seeds, and when all differences are equal, which leaves the
+        statistic undefined. Two deterministic methods always land there.
 
     Notes
     -----
@@ -108,9 +106,7 @@ def paired_difference(a: pd.Series, b: pd.Series, level: float = 0.95) -> tuple[
     if len(differences) and np.ptp(differences) < ROUNDING_NOISE:
         differences = np.full_like(differences, differences[0])
     interval = mean_t_interval(differences, level)
-    if interval.n < 2:
+    if interval.n < 2 or interval.sd == 0:
         return interval, float("nan")
-    if interval.sd == 0:
-        return interval, 1.0 if interval.mean == 0 else 0.0
     statistic = abs(interval.mean) / (interval.sd / np.sqrt(interval.n))
     return interval, float(2 * stats.t.sf(statistic, interval.n - 1))

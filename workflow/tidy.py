@@ -35,6 +35,8 @@ def read_h5ad(path: str | Path) -> ad.AnnData:
 def from_columns(path: str | Path, columns: dict[str, str]) -> ad.AnnData:
     """Make an AnnData tidy that needs no recipe: name its columns, find its counts.
 
+    Of ``var`` only ``gene_id`` is kept, and of ``obs`` only what is declared.
+
     Parameters
     ----------
     path
@@ -45,7 +47,7 @@ def from_columns(path: str | Path, columns: dict[str, str]) -> ad.AnnData:
     Raises
     ------
     DataError
-        If a column is missing.
+        If a column is missing or empty for a cell, or what should be counts is not.
     """
     adata = read_h5ad(path)
     for name, column in columns.items():
@@ -53,13 +55,59 @@ def from_columns(path: str | Path, columns: dict[str, str]) -> ad.AnnData:
             raise DataError(
                 f"{path}: obs column {column!r} (for {name!r}) is missing{closest(column, adata.obs.columns)}"
             )
-    matrix = sp.csr_matrix(adata.layers["counts"] if "counts" in adata.layers else adata.X)
+        # text made of a missing value would stand for a cell type or a batch of that name
+        missing = adata.obs[column].isna() | adata.obs[column].astype(str).isin(["", "nan"])
+        if missing.any():
+            first = ", ".join(adata.obs_names[missing][:3])
+            raise DataError(
+                f"{path}: obs column {column!r} (for {name!r}) is missing for {missing.sum()} of "
+                f"{adata.n_obs} cells, first {first}; expected a value for every cell"
+            )
+    place = "layers['counts']" if "counts" in adata.layers else "X (there is no layers['counts'])"
+    matrix = adata.layers["counts"] if "counts" in adata.layers else adata.X
+    if matrix is None:
+        raise DataError(f"{path}: neither layers['counts'] nor X is there; expected raw counts in one")
+    counts = sp.csr_matrix(matrix)
+    check_counts(counts, f"{path}: {place}")
+    counts = counts.astype(np.float32)
     obs = pd.DataFrame(
         {name: pd.Categorical(adata.obs[column].astype(str)) for name, column in columns.items()},
         index=adata.obs_names,
     )
-    counts = matrix.astype(np.float32)
-    return ad.AnnData(X=counts, obs=obs, var=adata.var[[]].copy(), layers={"counts": counts.copy()})
+    var = pd.DataFrame(index=adata.var_names)
+    if "gene_id" in adata.var:  # an id that is not known is empty, not "nan"
+        var["gene_id"] = (
+            adata.var["gene_id"].astype(object).where(adata.var["gene_id"].notna(), "").astype(str)
+        )
+    return ad.AnnData(X=counts, obs=obs, var=var, layers={"counts": counts.copy()})
+
+
+def check_counts(counts: sp.csr_matrix, place: str) -> None:
+    """Raise unless every value is a count: finite, not negative, an integer.
+
+    Parameters
+    ----------
+    counts
+        Cells x genes.
+    place
+        The file or dataset and the slot that the values came from, for the message.
+
+    Raises
+    ------
+    DataError
+        With the number or share of values that are none, and the first of them.
+    """
+    values = counts.data
+    if not np.isfinite(values).all():
+        raise DataError(f"{place} has {int((~np.isfinite(values)).sum())} values that are NaN or inf")
+    if (values < 0).any():
+        raise DataError(f"{place} has negative values, smallest {values.min():g}; expected counts")
+    broken = values != np.round(values)
+    if broken.any():
+        raise DataError(
+            f"{place} has {broken.mean():.1%} non-integer values, first {values[broken][0]:g}; "
+            "expected raw counts"
+        )
 
 
 def check_tidy(adata: ad.AnnData, source: str, expect: dict) -> None:
@@ -89,21 +137,13 @@ def check_tidy(adata: ad.AnnData, source: str, expect: dict) -> None:
             fail(f"{len(double)} duplicated {axis} names, first {double[0]!r}; expected unique names")
     if "label" not in adata.obs:
         fail(f"obs column 'label' is missing (found: {', '.join(adata.obs.columns) or 'none'})")
-    if adata.obs["label"].isna().any():
-        fail(f"obs['label'] is missing for {int(adata.obs['label'].isna().sum())} cells")
+    for column in ("label", "batch"):
+        if column in adata.obs and adata.obs[column].isna().any():
+            fail(f"obs[{column!r}] is missing for {int(adata.obs[column].isna().sum())} cells")
     if "counts" not in adata.layers:
         fail(f"layers['counts'] is missing (found: {', '.join(adata.layers) or 'none'})")
     counts = sp.csr_matrix(adata.layers["counts"])
-    if not np.isfinite(counts.data).all():
-        fail(f"layers['counts'] has {int((~np.isfinite(counts.data)).sum())} values that are NaN or inf")
-    if (counts.data < 0).any():
-        fail(f"layers['counts'] has negative values, smallest {counts.data.min():g}; expected counts")
-    broken = counts.data != np.round(counts.data)
-    if broken.any():
-        fail(
-            f"layers['counts'] has {broken.mean():.1%} non-integer values, first "
-            f"{counts.data[broken][0]:g}; expected raw counts"
-        )
+    check_counts(counts, f"{source}: layers['counts']")
     empty = np.flatnonzero(np.diff(counts.indptr) == 0)
     if len(empty):
         fail(f"{len(empty)} cells have no counts, first {adata.obs_names[empty[0]]!r}")

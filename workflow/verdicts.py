@@ -4,13 +4,17 @@ The rules, for a claim that a subject beats its comparators on a metric where hi
 
 value      MATCH (the paper's value lies in our interval), NEAR (within ``delta_eq`` of our mean),
            HIGHER or LOWER (ours is), WIDE (the interval is longer than ``4 * delta_eq``).
-direction  SUPPORTED (the 95 % interval of the paired difference lies above 0), REVERSED (below),
-           TIE (the 90 % interval lies within ``delta_eq`` of 0), else INCONCLUSIVE.
+direction  of the paired difference: TIE (its 90 % interval lies so close to 0 that the two count as
+           equal, see `equal_up_to`), else SUPPORTED (the 95 % interval lies above 0), REVERSED
+           (below), else INCONCLUSIVE.
 margin     is the claimed advantage inside the interval of ours: yes, no, or wide.
 verdict    REPRODUCED, DIRECTION ONLY, VALUE ONLY, NOT REPRODUCED, INCONCLUSIVE, NOT TESTABLE,
            NOT RUN or INCONSISTENT; for a question of the suite the word of the direction.
 
-A missing or NaN number never turns into a verdict: its place stays empty and `reason` says why.
+A claim that consists of statements about one quantity is judged by the statements alone, without a
+run (`judge_statements`). Where every seed gives the same difference the interval has no width and
+says nothing about chance; `reason` says so. A missing or NaN number never turns into a verdict: its
+place stays empty and `reason` says why.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from workflow.statistics import Interval, mean_t_interval, paired_difference
+from workflow.statistics import ROUNDING_NOISE, Interval, mean_t_interval, paired_difference
 
 #: The implementation of each metric that verdicts rest on; the others serve as sensitivity rows.
 HEADLINE: dict[str, str] = {
@@ -42,7 +46,7 @@ COLUMNS = [
     "comparator", "paper_value", "ours", "ours_low", "ours_high", "n_seeds",
     "comparator_value_ours", "delta", "delta_low", "delta_high", "p_value", "claimed_margin",
     "value_verdict", "direction_verdict", "margin_verdict", "verdict", "reason",
-    "at_reduced_scale", "best_trivial", "best_trivial_value", "beaten_by_trivial",
+    "departures", "best_trivial", "best_trivial_value", "beaten_by_trivial",
 ]  # fmt: skip
 
 #: From the word that a claim can least afford to the one that it asks for.
@@ -63,6 +67,8 @@ class Comparison(NamedTuple):
     mean: float
     difference: Interval
     p_value: float
+    equal_up_to: float
+    deterministic: bool
     direction: str
 
 
@@ -79,18 +85,36 @@ def value_verdict(ours: Interval, paper_value: float | None, rounding: float, de
     return "HIGHER" if ours.mean > paper_value else "LOWER"
 
 
-def direction_verdict(at_95: Interval, at_90: Interval, delta_eq: float) -> str:
+def claimed_advantages(margin: float | None, kind: str, comparator: float) -> list[float]:
+    """The advantage in the paper's words as a difference: one number for each reading of the words."""
+    if margin is None:
+        return []
+    readings = {"abs": [margin], "rel": [margin * comparator]}
+    return readings.get(kind, [margin, margin * comparator])
+
+
+def equal_up_to(delta_eq: float, claimed: Iterable[float]) -> float:
+    """The largest difference that counts as a tie: ``delta_eq``, or half of the claimed advantage.
+
+    The paper claims some advantages that are smaller than ``delta_eq`` (.015 of AvgBIO, at .02). With
+    ``delta_eq`` alone, the better such an advantage were measured the surer it would be called a tie.
+    """
+    return min([delta_eq, *(advantage / 2 for advantage in claimed)])
+
+
+def direction_verdict(at_95: Interval, at_90: Interval, equal: float) -> str:
     """Read the direction off the intervals of one paired difference.
 
     TIE is the test of equivalence at 5 %: both one-sided tests reject exactly if the 90 % interval
-    lies inside the margin (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15, 657-680).
+    lies inside the margin ``equal`` (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15, 657-680). It
+    comes first, because a narrow interval lies on one side of 0 however small the difference is.
     """
+    if -equal <= at_90.low and at_90.high <= equal:
+        return "TIE"
     if at_95.low > 0:
         return "SUPPORTED"
     if at_95.high < 0:
         return "REVERSED"
-    if -delta_eq <= at_90.low and at_90.high <= delta_eq:
-        return "TIE"
     return "INCONCLUSIVE"
 
 
@@ -100,8 +124,7 @@ def margin_verdict(
     """Is the claimed advantage inside the interval of ours? None where a number is missing."""
     if margin is None or not np.isfinite([difference.low, difference.high, comparator]).all():
         return None
-    readings = {"abs": [margin], "rel": [margin * comparator]}
-    claimed = readings.get(kind, [margin, margin * comparator])
+    claimed = claimed_advantages(margin, kind, comparator)
     if not any(difference.low <= value <= difference.high for value in claimed):
         return "no"
     return "yes" if difference.width <= 4 * delta_eq else "wide"
@@ -134,11 +157,11 @@ def arithmetic_note(claim: Mapping[str, Any]) -> str:
 
 
 def judge_statements(claim: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare the values that the paper gives for one quantity, and ours where there is one."""
+    """Compare the values that the paper gives for one quantity, and ours where there is one: no run."""
     values = [s["value"] for s in claim["statements"]]
     apart = (max(values) - min(values)) / max(values)
     said = ", ".join(f"{s['value']:,} ({s['where']})" for s in claim["statements"])
-    notes = [f"the paper says {said}: up to {100 * apart:.2g} percent apart"]
+    notes = ["no run enters this verdict", f"the paper says {said}: up to {100 * apart:.2g} percent apart"]
     line: dict[str, Any] = {"verdict": "INCONSISTENT" if apart > STATEMENT_TOLERANCE else "NOT RUN"}
     if "computed" in claim:
         ours = line["ours"] = sum(claim["computed"]["parts"])
@@ -222,13 +245,18 @@ def _by_seed(cut: pd.DataFrame, method: str) -> pd.Series:
     return pd.Series(mine["value"].to_numpy(float), index=mine["seed"].to_numpy())
 
 
-def _compare(cut: pd.DataFrame, subject: str, other: str, claim: Mapping[str, Any]) -> Comparison:
+def _compare(
+    cut: pd.DataFrame, subject: str, other: str, claim: Mapping[str, Any], margin: float | None
+) -> Comparison:
     a, b = _by_seed(cut, subject), _by_seed(cut, other)
     at_95, p_value = paired_difference(a, b)
     at_90, _ = paired_difference(a, b, level=0.90)
+    claimed = claimed_advantages(margin, claim.get("margin_kind", "abs"), float(b.mean()))
+    equal = equal_up_to(claim["delta_eq"], claimed)
     enough = at_95.n >= claim["min_seeds"]
-    word = direction_verdict(at_95, at_90, claim["delta_eq"]) if enough else "INCONCLUSIVE"
-    return Comparison(other, float(b.mean()), at_95, p_value, word)
+    word = direction_verdict(at_95, at_90, equal) if enough else "INCONCLUSIVE"
+    same = bool(at_95.sd == 0 and a.nunique() == b.nunique() == 1)
+    return Comparison(other, float(b.mean()), at_95, p_value, equal, same, word)
 
 
 def _trivial(cut: pd.DataFrame, subject: str, ours: float) -> dict[str, Any]:
@@ -241,7 +269,7 @@ def _trivial(cut: pd.DataFrame, subject: str, ours: float) -> dict[str, Any]:
     return {
         "best_trivial": best,
         "best_trivial_value": value,
-        "beaten_by_trivial": bool(value > ours),
+        "beaten_by_trivial": bool(value > ours + ROUNDING_NOISE),
     }
 
 
@@ -264,10 +292,10 @@ def _measured(
     absent = {other: results.absent(task, dataset, metric, other) for other in others}
     ran = [other for other in others if not absent[other]]
     notes = [f"not compared with {other}: {why}" for other, why in absent.items() if why]
-    reduced = bool(cut.loc[cut["method"].isin([subject, *ran]), "reduced_scale"].any())
-    line["at_reduced_scale"] = reduced
+    departures = "; ".join(cut.loc[cut["method"].isin([subject, *ran]), "departures"].unique())
+    line["departures"] = "; ".join(dict.fromkeys(filter(None, departures.split("; "))))
     delta_eq = claim.get("delta_eq", 0.0)
-    if not reduced:
+    if not line["departures"]:
         rounding = claim.get("rounding", 0.0)
         line["value_verdict"] = value_verdict(ours, claim.get("paper_value"), rounding, delta_eq)
     value = line.get("value_verdict")
@@ -275,7 +303,7 @@ def _measured(
     n, asked = ours.n, claim.get("min_seeds", 2)
     if ran:
         # the comparator against which the claim fares worst speaks for all
-        compared = [_compare(cut, subject, other, claim) for other in ran]
+        compared = [_compare(cut, subject, other, claim, margin) for other in ran]
         worst = min(compared, key=lambda c: (_SEVERITY.index(c.direction), c.difference.mean))
         delta, n = worst.difference, worst.difference.n
         kind = claim.get("margin_kind", "abs")
@@ -289,8 +317,12 @@ def _measured(
         line["verdict"] = overall_verdict(value, direction)
         if claim["source"] == "suite":
             line["verdict"] = direction
-        if delta.n >= asked and delta.sd == 0:
-            notes.append("the difference is the same on every seed, so the interval has no width")
+        if delta.sd == 0:
+            what = "deterministic" if worst.deterministic else "the same difference on every seed"
+            notes.append(f"{what}: no interval over seeds")
+        if direction == "TIE" and (delta.low > 0 or delta.high < 0):
+            sign = "above" if delta.low > 0 else "below"
+            notes.append(f"the difference lies {sign} 0, but up to {worst.equal_up_to:g} counts as equal")
     elif others:
         line["verdict"] = "NOT RUN"
     else:
@@ -303,8 +335,6 @@ def _measured(
         if have < planned:
             why_not = results.trouble(task, dataset, metric, method)
             notes.append(f"{have} of {planned} runs of {method} gave a value: {why_not}")
-    if reduced:
-        notes.append("at reduced scale")
     return line | {"reason": "; ".join(notes)}
 
 
@@ -368,7 +398,7 @@ def judge(
         for dataset, metric, margin in _expand(claim, selected):
             line: dict[str, Any] = {key: claim[key] for key in ("source", "text", "task")}
             line |= dict(claim_id=claim["id"], dataset=dataset, metric=metric, n_seeds=0)
-            line |= dict(metric_impl=HEADLINE.get(metric, ""), reason="", at_reduced_scale=False)
+            line |= dict(metric_impl=HEADLINE.get(metric, ""), reason="", departures="")
             line |= dict(subject=claim.get("subject", "scmamba2"), best_trivial="")
             line |= dict(comparator=", ".join(claim.get("comparator", [])))
             line |= dict(paper_value=claim.get("paper_value"), claimed_margin=margin)

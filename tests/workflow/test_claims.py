@@ -137,6 +137,7 @@ def test_statements_of_the_paper(claim_id, verdict, ours):
     line = judge_statements(BY_ID[claim_id])
     assert (line["verdict"], line["ours"]) == (verdict, ours)
     assert f"{ours:,}" in line["reason"]
+    assert line["reason"].startswith("no run enters this verdict; the paper says")
 
 
 def statements(*values, **more):

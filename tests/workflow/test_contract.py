@@ -85,6 +85,29 @@ def test_missing_values(case, tmp_path):
         check(case, output, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("values", "constant"),
+    [
+        (np.zeros((60, 4)), True),
+        (np.full((60, 4), 3), True),
+        (np.tile([0.1, 1e6, -3], (60, 1)), True),
+        (1 + 1e-7 * np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32), True),
+        (np.eye(60)[:, :1], False),  # a single cell that lies apart
+        (np.column_stack([np.full(60, 1e9), np.linspace(0, 1, 60)]), False),
+        (np.arange(60)[:, None], False),
+    ],
+)
+def test_an_embedding_must_tell_cells_apart(cells, tmp_path, values, constant):
+    cells.write_h5ad(tmp_path / "input.h5ad")
+    output = ad.AnnData(obs=pd.DataFrame(index=cells.obs_names), obsm={"X_emb": values})
+    case = ("integration", tmp_path / "input.h5ad")
+    if constant:
+        with pytest.raises(ContractError, match="is constant: all 60 cells are the same point"):
+            check(case, output, tmp_path)
+    else:
+        assert check(case, output, tmp_path) == {"dimensions": values.shape[1]}
+
+
 def test_wrong_kind_of_result(case, tmp_path):
     task, _, output = case
     if task == "integration":

@@ -91,6 +91,26 @@ def wrong(config: dict, change) -> str:
             lambda c: c.update(params={"scvi": {"integration": {"max_epoch": 3}}}),
             ["params.scvi.integration", "'max_epoch'", "did you mean 'max_epochs'?"],
         ),
+        (
+            lambda c: c.update(params={"scvi": {"integration": {"max_epochs": "80"}}}),
+            ["params.scvi.integration.max_epochs", "found the text '80', expected a number", "(400)"],
+        ),
+        (
+            lambda c: c.update(params={"scmamba2": {"integration": {"include_zero_genes": 1}}}),
+            ["params.scmamba2.integration.include_zero_genes", "found 1, expected true or false"],
+        ),
+        (
+            lambda c: c.update(params={"scmamba2": {"integration": {"epochs": True}}}),
+            ["params.scmamba2.integration.epochs", "found True, expected a number"],
+        ),
+        (
+            lambda c: c.update(params={"logistic_l1": {"annotation": {"C": 1}}}),
+            ["params.logistic_l1.annotation.C", "found 1, expected a list"],
+        ),
+        (
+            lambda c: c.update(params={"logistic_l1": {"annotation": {"C": [1, "1e-3"]}}}),
+            ["params.logistic_l1.annotation.C", "found the text '1e-3', expected a number"],
+        ),
         (lambda c: c.update(params={"scvy": {}}), ["params", "'scvy'", "did you mean 'scvi'?"]),
         (lambda c: c.update(resources={"pka": {}}), ["resources", "'pka'", "did you mean 'pca'?"]),
     ],
@@ -153,6 +173,26 @@ def test_parameters_come_from_the_entry_then_the_configuration(config):
     assert params == declared | {"max_epochs": 7}
     assert plan.changed_params("scvi", "integration", "pbmc_cite") == {"max_epochs": declared["max_epochs"]}
     assert plan.changed_params("pca", "integration", "pbmc_cite") == {}
+
+
+def test_a_number_is_a_number_whatever_its_type(config):
+    changed = {"harmony": {"integration": {"theta": 1.5, "sigma": 1}}}
+    params = load_plan(config | {"params": changed}).params("harmony", "integration", "pbmc_cite")
+    assert (params["theta"], params["sigma"]) == (1.5, 1)
+
+
+@pytest.mark.parametrize("table", ["datasets", "methods"])
+def test_two_entries_of_one_title_are_refused(bench, table):
+    taken = {"datasets": "10x PBMC 10k (pbmc8k + pbmc4k)", "methods": "Harmony"}[table]
+    twin = entry("file:x.h5ad") if table == "datasets" else method_entry("")
+    bench.script("twin", "")
+    bench.declare(table, twin=twin | {"title": taken})
+    bench.config(["pbmc68k"], {"annotation": ["majority"]}, [0])
+    ended = bench.run("-n")
+    assert ended.returncode != 0
+    owner = {"datasets": "pbmc10k", "methods": "harmony"}[table]
+    said = f"workflow/{table}.yaml: twin.title: {taken!r} is the title of {owner!r} too"
+    assert said in ended.stdout + ended.stderr
 
 
 def test_resources_come_from_the_configuration_first(config):

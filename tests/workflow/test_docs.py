@@ -9,6 +9,7 @@ import yaml
 from support import ROOT
 
 from workflow.declarations import WORKFLOW, check, load_plan, load_yaml
+from workflow.present import VERDICT_SIGNS
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "baselines/README.md", "results/README.md"]
 TEXT = {name: (ROOT / name).read_text() for name in DOCUMENTS}
@@ -47,6 +48,10 @@ def test_the_readme_counts_the_demonstration_right():
     assert f"{words[len({run.method for run in plan.runs})]} methods" in TEXT["README.md"]
     assert f"{words[len(plan.seeds)]} seeds" in TEXT["README.md"]
     assert f"{words[len(plan.pairs)]} tasks" in TEXT["README.md"]
+
+
+def test_the_readme_explains_every_verdict_once():
+    assert sorted(re.findall(r"^\| ([A-Z][A-Z ]+) \|", TEXT["README.md"], re.M)) == sorted(VERDICT_SIGNS)
 
 
 def test_every_changed_parameter_of_the_demonstration_differs():

@@ -95,6 +95,14 @@ def test_other_slots_of_the_source_do_not_travel(cells, tmp_path):
         assert set(given.var) <= {"highly_variable", "gene_id"}
 
 
+@pytest.mark.parametrize("task", tasks.NAMES)
+def test_gene_ids_reach_the_methods(cells, tmp_path, task):
+    ids = [f"ENSG{i:011}" for i in range(39)]
+    cells.var["gene_id"] = [*ids, None]
+    given, _, _ = part(tidy(cells, tmp_path), task)
+    assert list(given.var["gene_id"]) == [*ids, ""]
+
+
 def test_input_holds_counts_and_log_normalised_values(cells, tmp_path):
     given, _, _ = part(tidy(cells, tmp_path), "integration")
     counts = given.layers["counts"].toarray()
@@ -113,6 +121,28 @@ def break_batch_column(adata):
 
 def break_counts(adata):
     adata.layers["counts"] = adata.X * 0.5
+
+
+def break_counts_in_x(adata):
+    del adata.layers["counts"]
+    adata.X = adata.X * 0.5
+
+
+def break_all_counts(adata):
+    del adata.layers["counts"]
+    adata.X = None
+
+
+def lose_labels(adata):
+    adata.obs.loc[["cell4", "cell8"], "cell_type"] = np.nan
+
+
+def lose_batches(adata):
+    adata.obs["batch"] = np.where(np.arange(60) < 5, np.nan, 1.0)
+
+
+def write_nan_as_text(adata):
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).where(np.arange(60) != 5, "nan")
 
 
 def break_sign(adata):
@@ -147,6 +177,11 @@ def break_empty_cell(adata):
         (break_column, ["cells.h5ad", "'cell_type'", "missing"]),
         (break_batch_column, ["cells.h5ad", "'batch'", "missing", "sample"]),
         (break_counts, ["layers['counts']", "non-integer", "first 6.5", "expected raw counts"]),
+        (break_counts_in_x, ["cells.h5ad: X (there is no layers['counts'])", "non-integer", "first 6.5"]),
+        (break_all_counts, ["cells.h5ad", "neither layers['counts'] nor X"]),
+        (lose_labels, ["cells.h5ad", "'cell_type' (for 'label')", "2 of 60 cells, first cell4, cell8;"]),
+        (lose_batches, ["cells.h5ad", "'batch'", "5 of 60 cells, first cell0, cell1, cell2;"]),
+        (write_nan_as_text, ["cells.h5ad", "'cell_type'", "1 of 60 cells, first cell5;"]),
         (break_sign, ["negative", "-1"]),
         (break_nan, ["1 values that are NaN"]),
         (break_cell_names, ["1 duplicated cell names", "'cell0'"]),

@@ -116,7 +116,9 @@ def test_a_good_run(wrapper):
             "",
             "cannot do this",
         ),
-        ("import os; os.kill(os.getpid(), 9)", "failed", "killed", "killed by SIGKILL"),
+        ("import sys; sys.exit(99)", "not_applicable", "", "it ended with exit code 99 and did not say why"),
+        ("import sys; sys.exit(7)", "failed", "error", "it ended with exit code 7 and did not say why"),
+        ("import os; os.kill(os.getpid(), 9)", "failed", "killed", "killed by SIGKILL; its log is empty"),
         ("import sys; sys.exit(0)", "failed", "bad_output", "wrote no output"),
         (
             "raise MemoryError('8 GB')",
@@ -266,8 +268,10 @@ def test_the_reason_is_the_last_error_line(tmp_path):
     assert reason_from(log) == "KeyError: 'a'"
     log.write_text("one\ntwo\n\n")
     assert reason_from(log) == "two"
+    log.write_text("one\n[run_method] this machine has no GPU; running on the CPU\n")
+    assert reason_from(log) == "one"
     log.write_text("")
-    assert reason_from(log) == "no message"
+    assert reason_from(log) == ""
 
 
 def test_a_kernel_kill_for_memory_is_told_from_another(tmp_path):

@@ -99,23 +99,24 @@ def test_no_common_seed():
     assert np.isnan(p_value)
 
 
-@pytest.mark.parametrize(("b", "p"), [(0.2, 0.0), (0.5, 1.0)])
-def test_two_deterministic_methods(b, p):
+@pytest.mark.parametrize("b", [0.2, 0.5])
+def test_two_deterministic_methods_have_no_p_value(b):
     interval, p_value = paired_difference(pd.Series([0.5] * 4), pd.Series([b] * 4))
     assert interval.width == 0
-    assert p_value == p
+    assert np.isnan(p_value)
 
 
 def test_rounding_of_sums_is_no_difference():
     interval, p_value = paired_difference(pd.Series([0.1 + 0.2] * 3), pd.Series([0.3] * 3))
-    assert (interval.mean, interval.width, p_value) == (0, 0, 1)
+    assert (interval.mean, interval.width) == (0, 0)
+    assert np.isnan(p_value)
 
 
 def test_equal_differences_of_moving_values_have_zero_width():
     a = pd.Series([0.1, 0.2, 0.3])
     interval, p_value = paired_difference(a + 0.1, a)
     assert interval.width == 0
-    assert p_value == 0
+    assert np.isnan(p_value)
 
 
 def test_a_seed_that_stands_twice_is_refused():
@@ -129,4 +130,4 @@ def test_swapping_the_sides_mirrors_the_interval(pairs):
     (there, p_there), (back, p_back) = paired_difference(a, b), paired_difference(b, a)
     assert there.mean == pytest.approx(-back.mean)
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
-    assert p_there == pytest.approx(p_back)
+    assert p_there == pytest.approx(p_back, nan_ok=True)

@@ -10,7 +10,18 @@ import pytest
 
 from workflow.present import method_note, published, read_scores, results_table, trouble
 from workflow.steps.score import describe
-from workflow.steps.tables import claims_text, duration, html_table, markdown, number, readable, summary
+from workflow.steps.tables import (
+    caption_of,
+    claims_text,
+    duration,
+    failures,
+    html_table,
+    markdown,
+    number,
+    readable,
+    runs_ok,
+    summary,
+)
 
 
 def record(method: str, seed: int, status: str = "ok", **more) -> dict:
@@ -120,6 +131,7 @@ def test_pages_escape_what_a_log_may_hold(table):
     [
         ((0.5, 0.4, 0.6), "0.500 ± 0.100"),
         ((0.5, np.nan, np.nan), "0.500"),
+        ((0.5, 0.5, 0.5), "0.500 (=)"),
         ((np.nan, np.nan, np.nan), "–"),
     ],
 )
@@ -132,17 +144,44 @@ def test_durations():
 
 
 @pytest.mark.parametrize(
-    ("in_paper", "more", "reduced"),
+    ("counts", "shown"),
+    [((2, 0, 3), "2 of 3"), ((2, 1, 3), "2 of 2, 1 not applicable"), ((0, 3, 3), "not applicable")],
+)
+def test_a_run_that_is_not_applicable_is_counted_apart(counts, shown):
+    assert runs_ok(*counts) == shown
+
+
+@pytest.mark.parametrize(
+    ("in_paper", "more", "departures"),
     [
-        ("full", {}, False),
-        ("part", {}, True),
-        ("no", {}, True),
-        ("full", {"changed_params": {"a": 1}}, True),
-        ("full", {"info": {"reduced_scale": True}}, True),
+        ("full", {}, ""),
+        ("part", {}, "part of the paper's dataset"),
+        ("no", {}, "not the paper's dataset"),
+        ("full", {"changed_params": {"a": 1}}, "changed parameters"),
+        ("full", {"info": {"reduced_scale": True}}, "at reduced scale"),
+        (
+            "no",
+            {"changed_params": {"a": 1}, "info": {"reduced_scale": True}},
+            "not the paper's dataset; changed parameters; at reduced scale",
+        ),
     ],
 )
-def test_reduced_scale_has_three_causes(in_paper, more, reduced):
-    assert describe(record("scvi", 0, **more), in_paper)["reduced_scale"] is reduced
+def test_each_departure_from_the_paper_has_its_own_words(in_paper, more, departures):
+    assert describe(record("scvi", 0, **more), in_paper)["departures"] == departures
+
+
+def test_captions_count_seeds():
+    assert caption_of(1).startswith("One seed, so there is no interval. Higher")
+    assert caption_of(3).startswith("Mean over 3 seeds ± half of its 95 % t interval. (=) deterministic: the")
+
+
+def test_a_dataset_that_cannot_be_had_gives_its_reason_once():
+    bad = [record(m, s, "no_data", reason="no such file") for m in ("pca", "scvi") for s in (0, 1)]
+    bad.append(record("scvi", 2, "failed", why="timeout", reason="slow"))
+    assert failures(pd.DataFrame(bad)) == [
+        "pbmc10k: no_data: no such file (4 runs)",
+        "integration/pbmc10k/scvi/2: timeout: slow",
+    ]
 
 
 def test_the_summary_counts_runs_and_names_what_failed(table, scores, tmp_path):
@@ -161,10 +200,42 @@ def test_the_summary_counts_runs_and_names_what_failed(table, scores, tmp_path):
     )
     claims.to_csv(tmp_path / "claims.csv", index=False)
     claims = pd.read_csv(tmp_path / "claims.csv")  # as the step reads them
-    text = summary([("A dataset", readable(table, "integration"))], claims, runs, tmp_path)
-    assert "5 of 6 runs ok" in text
+    runs = pd.concat([runs, runs.iloc[:1].assign(status="not_applicable", reason="no", run_id="x")])
+    text = summary([("A dataset", readable(table, "integration"), table["note"])], claims, runs, tmp_path)
+    assert "5 of 6 runs ok, 1 not applicable" in text
     assert "integration/pbmc10k/scvi/1: timeout: stopped after <60> s" in text
+    assert text.count("stopped after <60> s") == 1
     assert "NOT TESTABLE" in text
     shown = claims_text(claims)
     assert len(shown) == len(claims)
     assert shown["Verdict"].str.len().min() > 3
+    # PCA gave .7 twice, SC-MAMBA2 .8 and .9 at a scale of its own
+    assert "0.700 (=)" in text
+    assert "(=) deterministic: the same on every seed, no interval over seeds." in text
+    line = shown[shown["Claim"].str.startswith("S1:")].iloc[0]
+    assert line["Verdict"] == "? INCONCLUSIVE, at reduced scale"
+
+
+def test_the_note_of_a_verdict_says_what_beat_the_subject():
+    line = {"claim_id": "S1", "text": "Does it?", "dataset": "x", "metric": "avg_bio", "comparator": "pca"}
+    line |= {"paper_value": np.nan, "ours": 0.4, "ours_low": 0.3, "ours_high": 0.5, "delta": np.nan}
+    line |= {"verdict": "TIE", "departures": "", "best_trivial": "pca", "beaten_by_trivial": True}
+    notes = claims_text(pd.DataFrame([line | {"reason": ""}, line | {"reason": "a reason"}]))["Note"]
+    assert list(notes) == ["beaten by the control pca", "a reason; beaten by the control pca"]
+
+
+def test_a_difference_without_an_interval_shows_none(scores):
+    from workflow.declarations import WORKFLOW, load_yaml
+    from workflow.verdicts import judge
+
+    rows, runs = scores
+    question = next(c for c in load_yaml(WORKFLOW / "claims.yaml", "claims") if c["id"] == "S1")
+
+    def difference(rows: pd.DataFrame) -> str:
+        selected = set(zip(runs["task"], runs["dataset"], runs["method"], strict=True))
+        claims = judge([question], rows, runs, {"pbmc10k"}, {"pca", "scmamba2"}, selected)
+        return claims_text(claims)["Difference [95 %]"][0]
+
+    assert difference(rows[rows["seed"] == 0]) == "+0.100"
+    assert difference(rows.assign(value=rows["value"].where(rows["seed"] == 0, 0.7))).count("[") == 1
+    assert difference(rows.assign(value=0.7)) == "+0.000 (=)"

@@ -23,7 +23,7 @@ from workflow.verdicts import (
 NAN = float("nan")
 ROWS = (
     "run_id task dataset method method_kind mode seed metric metric_impl unit_level unit_id value "
-    "n_units reduced_scale"
+    "n_units departures"
 ).split()
 RUNS = "task dataset method seed status why reason".split()
 DATASETS = {"pbmc_cite", "pbmc68k", "pbmc10k"}
@@ -47,14 +47,14 @@ QUESTION = {key: CLAIM[key] for key in ("where", "task", "metric", "comparator",
 JITTER = np.array([-0.004, 0.002, 0.0, 0.005, -0.003])
 
 
-def tables(values, *, reduced=False, mode="repaired", metric="avg_bio", dataset="pbmc10k"):
+def tables(values, *, departures="", mode="repaired", metric="avg_bio", dataset="pbmc10k"):
     """Rows and runs from {method: one value per seed}."""
     rows, runs = [], []
     for method, numbers in values.items():
         for seed, value in enumerate(numbers):
             rows.append([
                 f"{method}-{seed}", "integration", dataset, method, KINDS.get(method, "classical"),
-                mode, seed, metric, HEADLINE[metric], "run", "all", value, 100, reduced,
+                mode, seed, metric, HEADLINE[metric], "run", "all", value, 100, departures,
             ])  # fmt: skip
             runs.append(["integration", dataset, method, seed, "ok", "", ""])
     return pd.DataFrame(rows, columns=ROWS), pd.DataFrame(runs, columns=RUNS)
@@ -109,6 +109,12 @@ def test_value(interval, paper, word):
         ((0.01, 0.05), (0.015, 0.045), "SUPPORTED"),
         ((-0.05, -0.01), (-0.045, -0.015), "REVERSED"),
         ((-0.021, 0.01), (-0.018, 0.008), "TIE"),
+        ((0.001, 0.004), (0.002, 0.003), "TIE"),  # above 0 for sure, and too small to count
+        ((-0.004, -0.001), (-0.003, -0.002), "TIE"),
+        ((0.0001, 0.0001), (0.0001, 0.0001), "TIE"),  # deterministic
+        ((0.03, 0.03), (0.03, 0.03), "SUPPORTED"),
+        ((-0.03, -0.03), (-0.03, -0.03), "REVERSED"),
+        ((0.001, 0.03), (0.003, 0.025), "SUPPORTED"),
         ((0.0, 0.0), (0.0, 0.0), "TIE"),
         ((-0.05, 0.05), (-0.04, 0.04), "INCONCLUSIVE"),
         ((-0.01, 0.05), (0.0, 0.04), "INCONCLUSIVE"),
@@ -206,7 +212,7 @@ def test_columns_and_types():
     assert list(table.columns) == COLUMNS
     assert table["verdict"].notna().all()
     assert table["n_seeds"].dtype.kind == "i"
-    assert table["at_reduced_scale"].dtype == bool
+    assert list(table["departures"].unique()) == [""]
     assert table["delta"].dtype == float
 
 
@@ -254,7 +260,7 @@ def test_a_claim_without_comparator_rests_on_its_value():
     line = verdict(claim, *tables({"scmamba2": around(0.8)[:3]}))
     assert line["verdict"] == "INCONCLUSIVE"
     assert line["reason"] == "3 of 5 seeds that the claim asks for"
-    line = verdict(claim, *tables({"scmamba2": around(0.8)}, reduced=True))
+    line = verdict(claim, *tables({"scmamba2": around(0.8)}, departures="at reduced scale"))
     assert line["verdict"] == "INCONCLUSIVE"
 
 
@@ -290,26 +296,30 @@ def test_without_any_comparator_the_comparison_did_not_run_but_our_number_stays(
 # ---------------------------------------------------------------- scale, mode, trivial baselines
 
 
-def test_reduced_scale_suppresses_the_value_and_caps_the_verdict():
-    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)}, reduced=True)
+def test_a_departure_from_the_paper_suppresses_the_value_and_caps_the_verdict():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)}, departures="at reduced scale")
     line = verdict(CLAIM, rows, runs)
-    assert line["at_reduced_scale"]
+    assert line["departures"] == "at reduced scale"
     assert line["value_verdict"] is None
-    assert (line["verdict"], line["reason"]) == ("DIRECTION ONLY", "at reduced scale")
+    assert (line["verdict"], line["reason"]) == ("DIRECTION ONLY", "")
 
 
-def test_a_reduced_comparator_reduces_the_claim():
-    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)})
-    rows["reduced_scale"] = rows["method"] == "pca"
-    assert verdict(CLAIM, rows, runs)["verdict"] == "DIRECTION ONLY"
-    rows["reduced_scale"] = rows["method"] == "harmony"
-    assert verdict(CLAIM, rows, runs)["verdict"] == "REPRODUCED"
+def test_departures_of_all_that_are_compared_are_named_and_of_no_other():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1), "harmony": around(0.6)})
+    rows.loc[rows["method"] == "harmony", "departures"] = "at reduced scale"
+    line = verdict(CLAIM, rows, runs)
+    assert (line["verdict"], line["departures"]) == ("REPRODUCED", "")
+    rows.loc[rows["method"] != "harmony", "departures"] = "not the paper's dataset"
+    rows.loc[rows["method"] == "pca", "departures"] += "; changed parameters"
+    line = verdict(CLAIM, rows, runs)
+    assert line["departures"] == "not the paper's dataset; changed parameters"
+    assert line["verdict"] == "DIRECTION ONLY"
 
 
-def test_a_question_keeps_its_word_at_reduced_scale():
-    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)}, reduced=True)
+def test_a_question_keeps_its_word_whatever_departs():
+    rows, runs = tables({"scmamba2": around(0.8), "pca": around(0.7, -1)}, departures="at reduced scale")
     line = verdict(QUESTION, rows, runs)
-    assert (line["verdict"], line["reason"]) == ("SUPPORTED", "at reduced scale")
+    assert (line["verdict"], line["departures"]) == ("SUPPORTED", "at reduced scale")
 
 
 def test_other_modes_implementations_and_units_do_not_count():
@@ -335,17 +345,65 @@ def test_a_trivial_baseline_that_beats_us_is_named_and_an_oracle_is_not():
     line = verdict(CLAIM, *tables(values))
     assert (line["best_trivial"], line["beaten_by_trivial"]) == ("random_embedding", True)
     assert line["best_trivial_value"] == pytest.approx(0.81)
-    values["random_embedding"] = [0.1] * 5
+    # equal means are no defeat, whatever the rounding of their sums
+    values |= {"scmamba2": [0.1] * 5, "pca": [0.0] * 5, "random_embedding": [0.1 + 2e-17] * 5}
+    assert verdict(CLAIM, *tables(values))["beaten_by_trivial"] is False
+    values |= {"scmamba2": around(0.8), "random_embedding": [0.1] * 5}
     assert verdict(CLAIM, *tables(values))["beaten_by_trivial"] is False
     del values["random_embedding"]
     line = verdict(CLAIM, *tables(values))
     assert (line["best_trivial"], line["beaten_by_trivial"]) == ("", None)
 
 
-def test_deterministic_methods_are_named_as_such():
-    line = verdict(CLAIM, *tables({"scmamba2": [0.8] * 5, "pca": [0.7] * 5}))
-    assert (line["verdict"], line["p_value"]) == ("REPRODUCED", 0)
-    assert "no width" in line["reason"]
+@pytest.mark.parametrize(
+    ("theirs", "word", "note"),
+    [
+        ([0.7] * 5, "SUPPORTED", "deterministic: no interval over seeds"),
+        ([0.9] * 5, "REVERSED", "deterministic: no interval over seeds"),
+        ([0.8] * 5, "TIE", "deterministic: no interval over seeds"),
+        (
+            [0.7999] * 5,
+            "TIE",
+            "deterministic: no interval over seeds; "
+            "the difference lies above 0, but up to 0.02 counts as equal",
+        ),
+    ],
+)
+def test_deterministic_methods_have_no_interval(theirs, word, note):
+    line = verdict(QUESTION, *tables({"scmamba2": [0.8] * 5, "pca": theirs}))
+    assert (line["verdict"], line["reason"]) == (word, note)
+    assert np.isnan(line["p_value"])
+
+
+def test_the_same_difference_of_methods_that_vary_is_not_called_deterministic():
+    line = verdict(QUESTION, *tables({"scmamba2": around(0.8), "pca": around(0.7)}))
+    assert line["reason"] == "the same difference on every seed: no interval over seeds"
+
+
+def test_a_sure_but_tiny_difference_is_a_tie_and_says_where_it_lies():
+    line = verdict(QUESTION, *tables({"scmamba2": around(0.71, 0.1), "pca": around(0.7, -0.1)}))
+    assert (line["verdict"], line["delta_low"] > 0) == ("TIE", True)
+    assert line["reason"] == "the difference lies above 0, but up to 0.02 counts as equal"
+    line = verdict(QUESTION, *tables({"scmamba2": around(0.69, 0.1), "pca": around(0.7, -0.1)}))
+    assert line["reason"] == "the difference lies below 0, but up to 0.02 counts as equal"
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "ours", "word"),
+    [
+        ("abs", 0.015, 0.715, "SUPPORTED"),  # just what the paper claims cannot be a tie
+        ("abs", 0.015, 0.705, "TIE"),
+        ("abs", 0.1, 0.715, "TIE"),
+        ("rel", 0.02, 0.715, "SUPPORTED"),  # 2 % of 0.7 is 0.014
+        ("unspecified", 0.02, 0.708, "SUPPORTED"),
+        ("abs", None, 0.715, "TIE"),
+    ],
+)
+def test_an_advantage_that_the_paper_claims_is_no_tie_however_small(kind, margin, ours, word):
+    claim = CLAIM | {"margin": margin, "margin_kind": kind, "paper_value": ours}
+    line = verdict(claim, *tables({"scmamba2": around(ours, 0.01), "pca": around(0.7, -0.01)}))
+    assert line["direction_verdict"] == word
+    assert line["verdict"] == ("REPRODUCED" if word == "SUPPORTED" else "VALUE ONLY")
 
 
 # ---------------------------------------------------------------- what did not run

@@ -130,6 +130,26 @@ def scores_of_plan(wildcards):
     ]
 
 
+def fetched_of_plan():
+    """Record of the files of every dataset."""
+    return expand(
+        "<results>/data/{dataset}/fetch.json",
+        dataset=PLAN.config["select"]["datasets"],
+    )
+
+
+def records_of_plan():
+    """Every record of the selection: of files, of prepared datasets and of runs."""
+    prepared = [
+        f"<results>/data/{dataset}/{task}/prepared.json" for task, dataset in PLAN.pairs
+    ]
+    runs = [
+        f"<results>/runs/{run.task}/{run.dataset}/{run.method}/{run.seed}/run.json"
+        for run in PLAN.runs
+    ]
+    return [*fetched_of_plan(), *prepared, *runs]
+
+
 def in_paper(wildcards):
     """Whether the dataset is the paper's own."""
     return PLAN.datasets[wildcards.dataset]["in_paper"]

@@ -1,4 +1,4 @@
-# score -> judge -> tables, figures
+# score -> judge -> tables, and score -> figures
 
 
 rule score:

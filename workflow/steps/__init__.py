@@ -1,4 +1,4 @@
-"""The steps, in order: fetch, prepare, run_method, score, judge, tables and figures.
+"""The steps, in order: fetch, prepare, run_method, score, then judge and tables, and figures.
 
 Each is a program (``python -m workflow.steps.<name> --help``) that reads what the steps before it wrote
 and leaves a record or a table. The file that Snakemake tracks is the record (``fetch.json``,

@@ -215,7 +215,7 @@ def draw_headline(
     first = rows[(rows["metric"] == headline[0][0]) & (rows["metric_impl"] == headline[0][1])]
     means = first.groupby("method")["value"].mean().reindex(kinds.index)
     order = list(means.sort_values(na_position="first").index)
-    rings = False
+    rings = cut = False
     fig, axes = plt.subplots(
         1,
         len(headline),
@@ -236,6 +236,10 @@ def draw_headline(
                 continue
             interval = mean_t_interval(values)
             ax.hlines(y, interval.low, interval.high, color=colour, lw=1.2)
+            for end, marker, beyond in ((0, "<", interval.low < 0), (1, ">", interval.high > 1)):
+                if beyond:  # a t interval knows nothing of the metric's range
+                    ax.scatter(end, y, s=22, marker=marker, color=colour, lw=0, clip_on=False, zorder=4)
+                    cut = True
             ax.plot([interval.mean] * 2, [y - 0.3, y + 0.3], color=colour, lw=1.4)
             # seeds stand one above the other, so that equal values stay countable
             spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else [0.0]
@@ -255,6 +259,9 @@ def draw_headline(
     handles = [Line2D([], [], color=KIND_COLOURS[k], lw=3, label=KIND_TITLES[k]) for k in used]
     if rings:
         handles.append(Line2D([], [], marker="o", ls="", mfc="none", mec="k", ms=6, label="published"))
+    if cut:
+        label = "interval goes on"
+        handles.append(Line2D([], [], marker=">", ls="", color="0.3", ms=4, label=label))
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return fig
 

@@ -89,12 +89,16 @@ def oom_kills() -> int:
 
 
 def reason_from(log: Path) -> str:
-    """Return the line of a log that says best why a program ended: its last error, else its last."""
+    """Return the line of a log that says best why a program ended: its last error, else its last.
+
+    What this wrapper wrote there is no word of the program; empty if the program left none.
+    """
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("[run_method]")]
     for line in reversed(lines[-200:]):
         if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)\b.*", line):
             return line[:400]
-    return lines[-1][:400] if lines else "no message"
+    return lines[-1][:400] if lines else ""
 
 
 def watch(command: list[str], log: Path, limit: float, env: dict, cwd: Path, gpu: int) -> dict:
@@ -168,19 +172,19 @@ def watch(command: list[str], log: Path, limit: float, env: dict, cwd: Path, gpu
 
 def judge_end(end: dict, log: Path, limit: float) -> tuple[str, str, str]:
     """Return (status, why, reason) of a run that has ended."""
-    code = end["exit_code"]
+    code, said = end["exit_code"], reason_from(log)
     if end["timed_out"]:
         return "failed", "timeout", f"stopped after the time limit of {limit:.0f} s"
     if code == 0:
         return "ok", "", ""
     if code == NOT_APPLICABLE:
-        return "not_applicable", "", reason_from(log)
+        return "not_applicable", "", said or f"it ended with exit code {code} and did not say why"
     if end["out_of_memory"]:
-        return "failed", "out_of_memory", f"out of memory: {reason_from(log)}"
+        return "failed", "out_of_memory", f"out of memory: {said}" if said else "out of memory"
     if code < 0:
-        name = signal.Signals(-code).name
-        return "failed", "killed", f"killed by {name}; last line of the log: {reason_from(log)}"
-    return "failed", "error", reason_from(log)
+        last = f"last line of the log: {said}" if said else "its log is empty"
+        return "failed", "killed", f"killed by {signal.Signals(-code).name}; {last}"
+    return "failed", "error", said or f"it ended with exit code {code} and did not say why"
 
 
 def commit() -> str:

@@ -19,7 +19,7 @@ from workflow.files import atomic, checksum, read_json, write_json
 
 #: Columns of a row that describe the run; the task's score adds metric, unit and value.
 RUN_COLUMNS = [
-    "run_id", "task", "dataset", "method", "method_kind", "mode", "seed", "reduced_scale",
+    "run_id", "task", "dataset", "method", "method_kind", "mode", "seed", "departures",
     "n_parameters", "seconds", "cpu_seconds", "peak_memory_mb", "peak_gpu_memory_mb", "device",
     "input_sha256", "output_sha256", "commit", "finished",
 ]  # fmt: skip
@@ -29,10 +29,16 @@ VALUE_COLUMNS = ["metric", "metric_impl", "unit_level", "unit_id", "value", "n_u
 def describe(run: dict, in_paper: str) -> dict:
     """Return the columns that every row of a run carries.
 
-    ``reduced_scale`` is True where a value cannot be held against the paper's: the dataset is not the
-    paper's own, a parameter was changed by the configuration, or the method says so of itself.
+    ``departures`` says why a value cannot be held against the paper's, empty if it can: the dataset is
+    not the paper's own, the configuration changed a parameter, or the method says that it is smaller.
     """
     info = run.get("info") or {}
+    departures = {
+        "not the paper's dataset": in_paper == "no",
+        "part of the paper's dataset": in_paper == "part",
+        "changed parameters": bool(run["changed_params"]),
+        "at reduced scale": bool(info.get("reduced_scale")),
+    }
     gpus = run["hardware"]["gpus"]
     return {
         "run_id": run["run_id"],
@@ -42,7 +48,7 @@ def describe(run: dict, in_paper: str) -> dict:
         "method_kind": run["kind"],
         "mode": run["mode"],
         "seed": run["seed"],
-        "reduced_scale": in_paper != "full" or bool(run["changed_params"]) or bool(info.get("reduced_scale")),
+        "departures": "; ".join(words for words, true in departures.items() if true),
         "n_parameters": info.get("n_parameters"),
         "seconds": run.get("seconds"),
         "cpu_seconds": run.get("cpu_seconds"),
@@ -98,7 +104,7 @@ def main() -> int:
             about = describe(run, args.in_paper)
             rows += [about | row for row in score_run(run, path.parent, solution)]
     table = pd.DataFrame(rows, columns=[*RUN_COLUMNS, *VALUE_COLUMNS]).astype(
-        {"value": float, "seed": int, "reduced_scale": bool, "n_parameters": float}
+        {"value": float, "seed": int, "n_parameters": float}
     )
     with atomic(args.rows) as part:
         table.to_parquet(part, index=False)

@@ -60,13 +60,26 @@ SHORT_TITLES = {
 }
 
 
+#: Stands where every seed gave the same value, in place of an interval of no width.
+SAME = "(=)"
+SAME_MEANS = f"{SAME} deterministic: the same on every seed, no interval over seeds."
+
+
 def number(mean: float, low: float, high: float) -> str:
     """Write a mean and the half-width of its interval; a dash where there is no value."""
     if not np.isfinite(mean):
         return "–"
     if not np.isfinite(low):
         return f"{mean:.3f}"
-    return f"{mean:.3f} ± {(high - low) / 2:.3f}"
+    return f"{mean:.3f} {SAME}" if low == high else f"{mean:.3f} ± {(high - low) / 2:.3f}"
+
+
+def runs_ok(ok: int, not_applicable: int, runs: int) -> str:
+    """Count runs; one of which the method said that it cannot do the dataset is no failure."""
+    if not_applicable and not_applicable == runs:
+        return "not applicable"
+    able = f"{ok} of {runs - not_applicable}"
+    return f"{able}, {not_applicable} not applicable" if not_applicable else able
 
 
 def duration(seconds: float) -> str:
@@ -88,7 +101,8 @@ def readable(table: pd.DataFrame, task: str) -> pd.DataFrame:
     if table["published"].notna().any():
         title = f"{titles(*tasks.get(task).HEADLINE[0])}, published"
         out[title] = [f"{v:.3f}" if np.isfinite(v) else "–" for v in table["published"]]
-    out["Runs ok"] = [f"{ok} of {n}" for ok, n in zip(table["runs_ok"], table["runs"], strict=True)]
+    counts = table[["runs_ok", "not_applicable", "runs"]].itertuples(index=False)
+    out["Runs ok"] = [runs_ok(*count) for count in counts]
     out["Time"] = table["seconds"].map(duration)
     out["Peak memory"] = [f"{v:.0f} MB" if np.isfinite(v) else "–" for v in table["peak_memory_mb"]]
     notes = zip(table["note"], table["trouble"], strict=True)
@@ -146,14 +160,18 @@ def claims_text(claims: pd.DataFrame) -> pd.DataFrame:
     def difference(row: pd.Series) -> str:
         if not np.isfinite(row["delta"]):
             return "–"
+        if not np.isfinite(row["delta_low"]):
+            return f"{row['delta']:+.3f}"
+        if row["delta_low"] == row["delta_high"]:
+            return f"{row['delta']:+.3f} {SAME}"
         return f"{row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}]"
 
-    scale = claims["at_reduced_scale"].map({True: ", at reduced scale", False: ""})
-    reason = claims["reason"].fillna("")
+    departures = [f", {d.replace('; ', ', ')}" if d else "" for d in claims["departures"].fillna("")]
     trivial = [
-        f"; beaten by the control {name}" if beaten is True or beaten == "True" else ""
+        f"beaten by the control {name}" if beaten is True or beaten == "True" else ""
         for name, beaten in zip(claims["best_trivial"], claims["beaten_by_trivial"], strict=True)
     ]
+    notes = zip(claims["reason"].fillna(""), trivial, strict=True)
     return pd.DataFrame(
         {
             "Claim": claims["claim_id"] + ": " + claims["text"],
@@ -163,8 +181,10 @@ def claims_text(claims: pd.DataFrame) -> pd.DataFrame:
             "Ours": [ours(row) for _, row in claims.iterrows()],
             "Difference [95 %]": [difference(row) for _, row in claims.iterrows()],
             "Against": claims["comparator"].fillna(""),
-            "Verdict": [f"{VERDICT_SIGNS[v]} {v}" for v in claims["verdict"]] + scale,
-            "Note": reason + trivial,
+            "Verdict": [
+                f"{VERDICT_SIGNS[v]} {v}{d}" for v, d in zip(claims["verdict"], departures, strict=True)
+            ],
+            "Note": ["; ".join(filter(None, pair)) for pair in notes],
         }
     )
 
@@ -187,45 +207,76 @@ def write(
 
 
 def console_table(text: pd.DataFrame, title: str, columns: list[str]) -> Table:
-    """Return a table for a terminal; the first column may wrap, numbers never do."""
+    """Return a table for a terminal; claims and verdicts may wrap, numbers never do."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
         left = column in ("Method", "Claim", "Dataset", "Verdict")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "Claim")
+        table.add_column(
+            column, justify="left" if left else "right", no_wrap=column not in ("Claim", "Verdict")
+        )
     for _, row in text.iterrows():
         table.add_row(*(row[column] for column in columns))
     return table
 
 
+def failures(runs: pd.DataFrame) -> list[str]:
+    """Return a line for each run that gave no value; for a dataset that cannot be had, one line for all."""
+    bad = runs[runs["status"] != "ok"]
+    no_data = bad[bad["status"] == "no_data"]
+    lines = [
+        f"{dataset}: no_data: {reason} ({len(mine)} {'run' if len(mine) == 1 else 'runs'})"
+        for (dataset, reason), mine in no_data.groupby(["dataset", "reason"], sort=False)
+    ]
+    for _, run in bad[bad["status"] != "no_data"].iterrows():
+        lines.append(f"{run['run_id']}: {run['why'] or run['status']}: {run['reason']}")
+    return lines
+
+
 def summary(
-    sections: list[tuple[str, pd.DataFrame]],
+    sections: list[tuple[str, pd.DataFrame, pd.Series]],
     claims: pd.DataFrame,
     runs: pd.DataFrame,
     results: Path,
 ) -> str:
-    """Return the text that ends a run: results, verdicts, what failed, and where everything lies."""
+    """Return the text that ends a run: results, verdicts, what failed, and where everything lies.
+
+    A section is a title, the text of a results table, and the note of each of its methods.
+    """
     console = Console(width=120, record=True, file=io.StringIO(), highlight=False)
-    for title, text in sections:
+    for title, text, notes in sections:
         hidden = ("Kind", "Note", "Peak memory")
         shown = [column for column in text.columns if column not in hidden]
         short = text.rename(columns=SHORT_TITLES)
         console.print(console_table(short, title, [SHORT_TITLES.get(c, c) for c in shown]))
-        for _, row in text[text["Note"] != ""].iterrows():
-            console.print(f"  {row['Method']}: {row['Note']}", style="dim")
+        for method, note in zip(text["Method"], notes, strict=True):
+            if note:  # what failed stands below, once
+                console.print(f"  {method}: {note}", style="dim", markup=False)
         console.print()
     decided = claims_text(claims[~claims["verdict"].isin(["NOT RUN", "NOT TESTABLE"])])
     console.print(console_table(decided, "Verdicts", ["Claim", "Dataset", "Difference [95 %]", "Verdict"]))
     count = claims["verdict"].value_counts()
     waiting = [f"{count[v]} {v}" for v in ("NOT RUN", "NOT TESTABLE") if v in count]
     if waiting:
-        console.print(f"and {', '.join(waiting)}; {results}/tables/claims.md says why\n")
-    ok = int((runs["status"] == "ok").sum())
-    console.print(f"{ok} of {len(runs)} runs ok", style="bold")
-    for _, run in runs[runs["status"] != "ok"].iterrows():
-        why = run["why"] or run["status"]
-        console.print(f"  {run['run_id']}: {why}: {run['reason']}", markup=False, soft_wrap=True)
+        console.print(f"and {', '.join(waiting)}; {results}/tables/claims.md says why")
+    if SAME in console.export_text(clear=False):
+        console.print(SAME_MEANS, style="dim")
+    ok, not_applicable = (int((runs["status"] == word).sum()) for word in ("ok", "not_applicable"))
+    able = f"{ok} of {len(runs) - not_applicable} runs ok"
+    apart = f", {not_applicable} not applicable" if not_applicable else ""
+    console.print(f"\n{able}{apart}", style="bold")
+    for line in failures(runs):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(f"tables   {results}/tables/\nfigures  {results}/figures/")
     return console.export_text()
+
+
+def caption_of(n_seeds: int) -> str:
+    """Say what stands in the cells of a results table."""
+    if n_seeds == 1:
+        cells = "One seed, so there is no interval"
+    else:
+        cells = f"Mean over {n_seeds} seeds ± half of its 95 % t interval. {SAME_MEANS[:-1]}"
+    return f"{cells}. Higher is better, range 0 to 1. Time and peak memory: median of one run."
 
 
 def main() -> int:
@@ -244,21 +295,21 @@ def main() -> int:
         table = results_table(rows, runs, task, dataset)
         text = readable(table, task)
         title = f"{dataset_title(dataset, datasets[dataset])}: {task}"
-        n_seeds = runs.loc[runs["dataset"] == dataset, "seed"].nunique()
-        caption = (
-            f"Mean over {n_seeds} seeds ± half of its 95 % t interval; higher is better, range 0 to 1. "
-            "Time and peak memory: median of one run. " + datasets[dataset].get("note", "")
-        )
+        caption = caption_of(runs.loc[runs["dataset"] == dataset, "seed"].nunique())
+        caption += " " + datasets[dataset].get("note", "")
         classes = ["ours" if k == "ours" else KIND_TITLES[k].split()[0] for k in table["kind"]]
         write(folder, f"{task}_{dataset}", title, caption, table, text, classes)
-        sections.append((title, text))
+        sections.append((title, text, table["note"]))
     waiting = claims["verdict"].map({"NOT TESTABLE": 1, "NOT RUN": 2}).fillna(0)
     claims = claims.iloc[np.argsort(waiting, kind="stable")]
     text = claims_text(claims)
     caption = (
         "One line per claim, dataset and metric, decided ones first. Claims of the paper have the ids A, B, "
-        "M, P and R; S are questions of this suite. Every verdict is computed from the rows of this run. "
-        "Difference: subject minus the comparator against which it fares worst, paired by seed."
+        "M, P and R; S are questions of this suite. Verdicts are computed from the rows of this run, with "
+        'two exceptions: where the note says "no run enters this verdict", statements of the paper are '
+        "compared with each other and with a number that we counted without a run; and NOT TESTABLE was "
+        "declared before the runs. Difference: subject minus the comparator against which it fares worst, "
+        f"paired by seed. {SAME_MEANS}"
     )
     classes = [VERDICT_CLASSES.get(verdict, "open") for verdict in claims["verdict"]]
     write(folder, "claims", "Verdicts", caption, claims, text, classes)
