@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from workflow.efficiency.analysis import judge_efficiency
 from workflow.statistics import Interval, mean_t_interval, paired_difference
 
 #: The implementation of each metric that verdicts rest on; the others serve as sensitivity rows.
@@ -330,6 +331,7 @@ def judge(
     methods: Collection[str],
     selected: Collection[tuple[str, str, str]],
     mode: str = "repaired",
+    efficiency: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Judge every claim.
 
@@ -347,6 +349,8 @@ def judge(
         The (task, dataset, method) triples of the selection.
     mode
         Verdicts rest on rows of this mode; the others serve as sensitivity rows.
+    efficiency
+        What the efficiency step wrote; None if it is not in the selection.
 
     Returns
     -------
@@ -374,6 +378,8 @@ def judge(
             line |= dict(paper_value=claim.get("paper_value"), claimed_margin=margin)
             if "statements" in claim:
                 line |= judge_statements(claim)
+            elif claim["task"] == "efficiency":
+                line |= judge_efficiency(claim, metric, efficiency)
             elif dataset == "any":
                 reason = f"no dataset of the task {claim['task']} is in this selection"
                 line |= {"verdict": "NOT RUN", "reason": reason}
