@@ -30,8 +30,8 @@ from workflow.steps.run_method import commit, hardware, oom_kills, versions
 #: Seconds for a process to import, to build its model and to say so.
 START_SECONDS = 120
 #: A turn repeats a short call until it lasts about so long.
-TURN_SECONDS = 0.05
-MOST_CALLS = 50
+TURN_SECONDS = 0.03
+MOST_CALLS = 100
 
 
 class Worker:
@@ -131,11 +131,14 @@ def reason_to_skip(earlier: list[dict], length: int, batch: int, limit_s: float,
     """Return why a measurement would be in vain, from those of the same model and pass; else nothing."""
     if earlier and earlier[-1]["status"] != "ok":
         last = earlier[-1]
+        if last["status"] == "skipped":
+            return last["reason"]
         return f"{last['status'].replace('_', ' ')} at {last['length']:,} tokens"
     for key, limit, unit in (("seconds_min", limit_s, "s"), ("peak_memory_mb", limit_mb, "MB")):
         cost = batch * projected([(r["length"], r[key] / r["batch"]) for r in earlier], length)
         if cost > limit:
-            return f"about {cost:,.0f} {unit} expected, the limit is {limit:,.0f} {unit}"
+            expected = f"about {cost:,.0f} {unit} expected at {length:,} tokens"
+            return f"{expected}, the limit is {limit:,.0f} {unit}"
     return ""
 
 
@@ -192,7 +195,8 @@ def measure(settings: dict, threads: int, gpu: int) -> list[dict]:
                 worker.close()
             for model in settings["models"]:
                 record = summarised(records[model, what][-1])
-                print(f"{what} {length} {model}: {record['status']} {record['seconds_median']}", flush=True)
+                said = record["seconds_min"] or f"{record['status']}: {record['reason']}"
+                print(f"{what} {length} {model}: {said}", flush=True)
     return [record for mine in records.values() for record in mine]
 
 
