@@ -158,7 +158,8 @@ def measure(settings: dict, threads: int, gpu: int) -> list[dict]:
         One record per model, pass and length, in the order of the settings.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["workflow.efficiency.worker"])
+    # The second is what PyTorch imports in the first backward pass of a process.
+    context.set_forkserver_preload(["workflow.efficiency.worker", "torch.fx.experimental.symbolic_shapes"])
     limit_s, limit_mb = settings["limit_s"], settings["limit_mb"]
     if not gpu:
         limit_mb = min(limit_mb, 0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20)

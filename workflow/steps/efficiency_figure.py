@@ -93,12 +93,16 @@ def draw(record: dict) -> plt.Figure:
         axes[row, 0].set_ylabel(label)
     for ax in axes[:, 0]:  # room for the legend above the lines; a row shares its axis
         low, high = ax.get_ylim()
-        ax.set_ylim(low, high * (high / low) ** 0.5)
+        ax.set_ylim(low, high * (high / low) ** 0.42)
+    labelled = [lengths[-1]]  # from the right, where they stand closest on a logarithmic axis
+    for length in lengths[-2::-1]:
+        if length * 1.6 < labelled[-1]:
+            labelled.append(length)
     for ax in axes[-1]:
         ax.set_xlabel("tokens per cell, T")
         ax.xaxis.set_major_locator(FixedLocator(lengths))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v < 1e4 else f"{v / 1e3:g}k"))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if round(v) in labelled else ""))
     return fig
 
 
@@ -114,7 +118,7 @@ def mark_crossover(ax: plt.Axes, table, what: str) -> None:
     if not np.isfinite(theirs.reindex(ours.index) / ours).any():
         return
     cross = crossover(ours.index, ours, theirs.reindex(ours.index))
-    if cross.kind in ("from", "until"):
+    if np.isfinite(cross.length):
         y = np.exp(np.interp(np.log(cross.length), np.log(ours.index), np.log(ours)))
         ax.plot([cross.length], [y], marker="o", ms=9, mfc="none", mec="k", mew=0.9, zorder=4)
         ax.annotate(
