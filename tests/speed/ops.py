@@ -19,25 +19,26 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from workflow.efficiency.models import BUILDERS
-from workflow.efficiency.worker import make_call, peak_memory_mb, timed
+from workflow.efficiency.worker import make_call, serve, timed
 
 MODELS = ("scmamba2", "two_pass")
+CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def call_of(model: str, args: argparse.Namespace, length: int, passes: str, half: bool):
-    """Build a model and its input; return one pass as a function."""
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    x = torch.randn(args.batch, length, args.d_model, requires_grad=passes == "forward_backward")
-    return make_call(BUILDERS[model](args.d_model, args.layers), x, passes, half)
-
-
-def memory(pipe, *what) -> None:
-    """Send the peak memory of one call beyond weights and input, in MB."""
-    call = call_of(*what)
-    before = peak_memory_mb("cpu")
-    call()
-    pipe.send(peak_memory_mb("cpu") - before)
+def peak_memory(model: str, args: argparse.Namespace, length: int, passes: str, half: bool) -> float:
+    """Return the peak memory of one call beyond weights and input, in MB."""
+    pipe, theirs = CONTEXT.Pipe()
+    task = {"model": model, "pass": passes, "length": length, "half": half, "batch": args.batch}
+    task |= {"d_model": args.d_model, "n_layers": args.layers, "threads": 1, "gpu": 0, "limit_mb": 1e6}
+    process = CONTEXT.Process(target=serve, args=(theirs, task))
+    process.start()
+    theirs.close()
+    pipe.recv()
+    pipe.send(1)
+    peak = pipe.recv()["peak_memory_mb"]
+    pipe.close()
+    process.join()
+    return peak
 
 
 def main() -> None:
@@ -51,29 +52,28 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     args = parser.parse_args()
 
-    context = multiprocessing.get_context("spawn")
+    torch.set_num_threads(1)
+    CONTEXT.set_forkserver_preload(["workflow.efficiency.worker"])
     columns = [f"{name} {unit}" for unit in ("s", "MB") for name in MODELS]
     print(f"{'length':>7} {'pass':<17}{'dtype':<9}", *(f"{c:>12}" for c in columns), "  faster")
     for length, passes, dtype in product(args.lengths, args.passes, args.dtypes):
-        setting = args, length, passes, dtype == "bfloat16"
-        calls = {model: call_of(model, *setting) for model in MODELS}
+        train, half = passes == "forward_backward", dtype == "bfloat16"
+        x = torch.randn(args.batch, length, args.d_model, requires_grad=train)
+        models = {name: BUILDERS[name](args.d_model, args.layers) for name in MODELS}
+        calls = {name: make_call(model, x, passes, half) for name, model in models.items()}
         best = dict.fromkeys(MODELS, float("inf"))
-        for call in calls.values():
-            call()
-        for _ in range(args.rounds):
-            for model, call in calls.items():
-                best[model] = min(best[model], timed(call, 1, "cpu")[1])
-        peaks = []
-        for model in MODELS:
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=memory, args=(theirs, model, *setting))
-            process.start()
-            theirs.close()
-            peaks.append(ours.recv())
-            process.join()
-        times = [best[model] for model in MODELS]
-        shown = [f"{t:>12.4f}" for t in times] + [f"{p:>12.0f}" for p in peaks]
-        print(f"{length:>7} {passes:<17}{dtype:<9}", *shown, f"{times[1] / times[0]:>7.2f}x", flush=True)
+        try:
+            for turn in range(args.rounds + 1):
+                for name, call in calls.items():
+                    seconds = timed(call, 1, "cpu")[1]
+                    best[name] = min(best[name], seconds) if turn else best[name]  # the first warms up
+            peaks = [peak_memory(name, args, length, passes, half) for name in MODELS]
+        except RuntimeError as error:
+            print(f"{length:>7} {passes:<17}{dtype:<9} {error}", flush=True)
+            continue
+        ours, theirs = best.values()
+        shown = [f"{t:>12.4f}" for t in (ours, theirs)] + [f"{p:>12.0f}" for p in peaks]
+        print(f"{length:>7} {passes:<17}{dtype:<9}", *shown, f"{theirs / ours:>7.2f}x", flush=True)
 
 
 if __name__ == "__main__":

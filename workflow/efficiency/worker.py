@@ -90,14 +90,14 @@ def serve(pipe: Connection, task: dict) -> None:
         Gets ``{"status": "ok", ...}`` or ``{"status", "reason"}``, the last message after a failure.
     task
         ``model``, ``pass``, ``length``, ``batch``, ``d_model``, ``n_layers``, ``threads``, ``gpu``,
-        ``limit_mb``.
+        ``limit_mb``; ``half``: whether to run under autocast to bfloat16, by default on a GPU.
     """
     die_with_parent()
     try:
         torch.manual_seed(0)
         torch.set_num_threads(task["threads"])
         device = "cuda" if task["gpu"] and torch.cuda.is_available() else "cpu"
-        half = device == "cuda"
+        half = task.get("half", device == "cuda")
         model = BUILDERS[task["model"]](task["d_model"], task["n_layers"]).to(device)
         train = task["pass"] == "forward_backward"
         shape = task["batch"], task["length"], task["d_model"]

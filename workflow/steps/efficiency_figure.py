@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from workflow.drawing import STYLE, save
@@ -102,17 +103,22 @@ def draw(record: dict) -> plt.Figure:
         ax.set_xlabel("tokens per cell, T")
         ax.xaxis.set_major_locator(FixedLocator(lengths))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if round(v) in labelled else ""))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: tokens(v) if round(v) in labelled else ""))
     return fig
 
 
-def first_trouble(table, model: str, what: str) -> str:
+def tokens(length: float) -> str:
+    """Write a length so that it fits below its tick."""
+    return f"{length:,.0f}" if length < 9999.5 else f"{length / 1000:,.0f}k"
+
+
+def first_trouble(table: pd.DataFrame, model: str, what: str) -> str:
     """Return in a few words why a model has no line."""
     bad = table[(table["model"] == model) & (table["pass"] == what) & (table["status"] != "ok")]
     return str(bad["status"].iloc[0]).replace("_", " ") if len(bad) else "one length"
 
 
-def mark_crossover(ax: plt.Axes, table, what: str) -> None:
+def mark_crossover(ax: plt.Axes, table: pd.DataFrame, what: str) -> None:
     """Mark where our time falls below that of attention of our width."""
     ours, theirs = curve(table, OURS, what), curve(table, "attention", what)
     if not np.isfinite(theirs.reindex(ours.index) / ours).any():
