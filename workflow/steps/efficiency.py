@@ -107,8 +107,6 @@ def summarised(record: dict) -> dict:
         values = record[key]
         record[f"{key}_median"] = statistics.median(values) if values else None
         record[f"{key}_min"] = min(values) if values else None
-    seconds = record["seconds_median"]
-    record["cells_per_second"] = record["batch"] / seconds if seconds else None
     return record
 
 
