@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -215,6 +216,17 @@ def test_what_goes_wrong_is_a_status_with_a_reason_and_costs_its_own_cells_only(
     else:
         after = f"{status.replace('_', ' ')} at 128 tokens"
         assert (third["status"], third["reason"]) == ("skipped", after)
+
+
+def test_a_process_that_died_between_two_turns_is_a_failure(settings):
+    task = settings | {"model": "attention", "pass": "forward", "length": 64, "batch": 1}
+    one = efficiency.Worker(multiprocessing.get_context("forkserver"), task)
+    one.warm_up(60)
+    assert one.ok
+    one.process.kill()
+    one.process.join()
+    one.turn(60)
+    assert (one.record["status"], one.record["reason"]) == ("failed", "the process ended by SIGKILL")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ so it imports little.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
@@ -61,7 +62,7 @@ class Worker:
             return {"status": "timeout", "reason": f"no answer within {limit:g} s"}
         try:
             return self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self.process.join()
             code = self.process.exitcode or 0
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -71,7 +72,8 @@ class Worker:
     def ask(self, limit: float) -> dict[str, Any]:
         """Let the process call the model ``self.calls`` times and return what it says."""
         start = time.monotonic()
-        self.pipe.send(self.calls)
+        with contextlib.suppress(BrokenPipeError):  # it died since its last answer, which answer() says
+            self.pipe.send(self.calls)
         said = self.answer(limit)
         self.spent += time.monotonic() - start
         if said["status"] != "ok":
