@@ -17,6 +17,7 @@ configfile: str(ROOT / "workflow/config.yaml")
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/methods.smk"
+include: "workflow/rules/efficiency.smk"
 include: "workflow/rules/evaluate.smk"
 
 

@@ -90,7 +90,8 @@ class Bench:
     def config(self, datasets: list, methods: dict, seeds: list, **more) -> None:
         """Write test.yaml, the selection."""
         select = {"datasets": datasets, "methods": methods, "seeds": seeds}
-        config = {"pathvars": {"results": "out"}, "select": select, "on_failure": "record"} | more
+        config = {"pathvars": {"results": "out"}, "select": select, "on_failure": "record"}
+        config |= {"efficiency": None} | more  # a test that measures says so
         (self.folder / "test.yaml").write_text(yaml.safe_dump(config))
 
     def command(self, *arguments: str) -> list[str]:

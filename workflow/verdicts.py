@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from workflow.efficiency.analysis import judge_efficiency
 from workflow.statistics import ROUNDING_NOISE, Interval, mean_t_interval, paired_difference
 
 #: The implementation of each metric that verdicts rest on; the others serve as sensitivity rows.
@@ -360,6 +361,7 @@ def judge(
     methods: Collection[str],
     selected: Collection[tuple[str, str, str]],
     mode: str = "repaired",
+    efficiency: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Judge every claim.
 
@@ -377,6 +379,8 @@ def judge(
         The (task, dataset, method) triples of the selection.
     mode
         Verdicts rest on rows of this mode; the others serve as sensitivity rows.
+    efficiency
+        What the efficiency step wrote; None if it is not in the selection.
 
     Returns
     -------
@@ -404,6 +408,8 @@ def judge(
             line |= dict(paper_value=claim.get("paper_value"), claimed_margin=margin)
             if "statements" in claim:
                 line |= judge_statements(claim)
+            elif claim["task"] == "efficiency":
+                line |= judge_efficiency(claim, metric, efficiency)
             elif dataset == "any":
                 reason = f"no dataset of the task {claim['task']} is in this selection"
                 line |= {"verdict": "NOT RUN", "reason": reason}

@@ -267,7 +267,8 @@ def test_adding_a_method_takes_a_script_and_an_entry(bench, cells):
         bench.declare("datasets", **{f"{task}_cells": entry("file:cells.h5ad", task)})
     cells.write_h5ad(bench.folder / "cells.h5ad")
     (bench.folder / "workflow/demo.yaml").write_text(
-        "pathvars: {results: out}\nselect:\n  datasets: [integration_cells, annotation_cells]\n"
+        "pathvars: {results: out}\nefficiency: null\n"
+        "select:\n  datasets: [integration_cells, annotation_cells]\n"
         "  methods: {integration: [mine, pca], annotation: [mine, majority]}\n  seeds: [0, 1]\n"
     )
     command = [*bench.command()[:3], "--profile", "workflow/profiles/demo"]

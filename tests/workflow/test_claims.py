@@ -14,7 +14,7 @@ CLAIMS = load_yaml(WORKFLOW / "claims.yaml", "claims")
 BY_ID = {claim["id"]: claim for claim in CLAIMS}
 SCHEMA = yaml.safe_load((WORKFLOW / "schemas/claims.schema.yaml").read_text())
 PUBLISHED = pd.read_csv(WORKFLOW / "published.csv", keep_default_na=False)
-PAPER_IDS = "B1 B2 B3 B4 B5 A1 A1b A2 A3 A4 A5 A6 A7 A8 A9 P1 P2 P3 R1 R2 M1 M2 M3 M4 M5 M6".split()
+PAPER_IDS = "B1 B2 B3 B4 B5 A1 A1b A2 A3 A4 A5 A6 A7 A8 A9 P1 P2 P3 R1 R2 M1 M2 M3 M4a M4b M5 M6".split()
 SUITE_IDS = [f"S{i}" for i in range(1, 8)]
 
 

@@ -13,6 +13,9 @@ try:
 except DeclarationError as error:
     raise WorkflowError(str(error))
 
+EFFICIENCY = config.get("efficiency") or {}  # empty: the task is not run
+EFFICIENCY = EFFICIENCY if EFFICIENCY.get("models") else {}
+MEASURED = ["<results>/efficiency/measurements.json"] if EFFICIENCY else []
 RESULTS = Path(config["pathvars"]["results"])
 # What every job finds in its environment. Steps and methods run as modules from the repository's root,
 # wherever the working folder is, and Snakemake unsets PYTHONPATH in conda jobs. None of this stands among a
@@ -174,6 +177,13 @@ def tables_of_plan():
         )
         for task, dataset in PLAN.pairs
     ]
+    if EFFICIENCY:
+        labels = {"what": "time and memory against length", "form": "table"}
+        tables.append(
+            reported_table(
+                "efficiency", "efficiency", category="efficiency", labels=labels
+            )
+        )
     labels = {"what": "verdicts", "form": "table"}
     return [
         *tables,
@@ -183,11 +193,12 @@ def tables_of_plan():
 
 def figures_of_plan():
     """Every figure of the selection."""
-    return [
+    figures = [
         f"<results>/figures/{task}_{dataset}_{figure}.png"
         for task, dataset in PLAN.pairs
         for figure in ("cells", "headline")
     ]
+    return figures + (["<results>/figures/efficiency.png"] if EFFICIENCY else [])
 
 
 def show_summary():

@@ -34,8 +34,13 @@ rule judge:
     """Gather all rows and give each claim its verdict."""
     input:
         scores=scores_of_plan,
+        efficiency=MEASURED,
         claims=ROOT / "workflow/claims.yaml",
-        code=[ROOT / "workflow/verdicts.py", ROOT / "workflow/statistics.py"],
+        code=[
+            ROOT / "workflow/verdicts.py",
+            ROOT / "workflow/statistics.py",
+            ROOT / "workflow/efficiency/analysis.py",
+        ],
     output:
         rows="<results>/rows.parquet",
         runs="<results>/runs.csv",
@@ -48,7 +53,8 @@ rule judge:
         mem_mb=8000,
         runtime=30,
     shell:
-        "python -m workflow.steps.judge --scores {input.scores} --rows {output.rows}"
+        "python -m workflow.steps.judge --scores {input.scores}"
+        " --efficiency {input.efficiency} --rows {output.rows}"
         " --runs {output.runs} --verdicts {output.claims} > {log} 2>&1"
 
 
@@ -56,6 +62,7 @@ rule tables:
     """Write the tables as CSV, Markdown and HTML, and the summary that ends a run."""
     input:
         scores=scores_of_plan,
+        efficiency=MEASURED,
         claims="<results>/claims.csv",
         code=[ROOT / "workflow/steps/tables.py", ROOT / "workflow/present.py"],
     output:
@@ -71,7 +78,7 @@ rule tables:
         words=words_of_plan,
     shell:
         "python -m workflow.steps.tables --scores {input.scores} --claims {input.claims}"
-        " --results {params.results:q} > {log} 2>&1"
+        " --efficiency {input.efficiency} --results {params.results:q} > {log} 2>&1"
 
 
 rule figures:

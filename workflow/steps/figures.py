@@ -10,12 +10,8 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -25,7 +21,8 @@ from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 
 from workflow import tasks
-from workflow.files import atomic, read_json
+from workflow.drawing import STYLE, save
+from workflow.files import read_json
 from workflow.present import (
     KIND_COLOURS,
     KIND_TITLES,
@@ -38,12 +35,6 @@ from workflow.present import (
 )
 from workflow.statistics import mean_t_interval
 
-STYLE: dict[str, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "svg.hashsalt": "scmamba2",
-    "svg.fonttype": "none",
-}
 MARKERS = "osD^vP"
 PER_ROW = 6  # panels side by side, to stay legible on a page
 
@@ -264,15 +255,6 @@ def draw_headline(
         handles.append(Line2D([], [], marker=">", ls="", color="0.3", ms=4, label=label))
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return fig
-
-
-def save(fig: plt.Figure, path: Path) -> None:
-    """Write PNG (200 dots per inch) and SVG, without the date that would make bytes differ."""
-    for target in (path, path.with_suffix(".svg")):
-        meta = {"Date": None} if target.suffix == ".svg" else {"Software": None}
-        with atomic(target) as part:
-            fig.savefig(part, dpi=200, metadata=meta)
-    plt.close(fig)
 
 
 def main() -> int:

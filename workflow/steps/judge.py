@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from workflow.declarations import WORKFLOW, load_yaml
-from workflow.files import atomic
+from workflow.files import atomic, read_json
 from workflow.present import read_scores
 from workflow.verdicts import judge
 
@@ -22,6 +22,7 @@ KEPT = [
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="Parquet of each method")
+    parser.add_argument("--efficiency", type=Path, nargs="?", help="measurements.json, if it was measured")
     parser.add_argument("--rows", type=Path, required=True, help="Parquet to write: all rows")
     parser.add_argument("--runs", type=Path, required=True, help="CSV to write: all runs")
     parser.add_argument("--verdicts", type=Path, required=True, help="CSV to write: all claims")
@@ -35,6 +36,7 @@ def main() -> int:
         datasets=set(load_yaml(WORKFLOW / "datasets.yaml", "datasets")),
         methods=set(load_yaml(WORKFLOW / "methods.yaml", "methods")),
         selected=set(zip(runs["task"], runs["dataset"], runs["method"], strict=True)),
+        efficiency=read_json(args.efficiency) if args.efficiency else None,
     )
     for table, path in ((runs[KEPT], args.runs), (verdicts, args.verdicts)):
         with atomic(path) as part:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from workflow import tasks
-from workflow.files import atomic, write_text
+from workflow.efficiency.analysis import OURS, PASSES, TITLES, efficiency_table, readable_curves
+from workflow.files import atomic, read_json, write_text
 from workflow.present import (
     KIND_TITLES,
     VERDICT_SIGNS,
@@ -153,7 +154,7 @@ def claims_text(claims: pd.DataFrame) -> pd.DataFrame:
     def ours(row: pd.Series) -> str:
         if not np.isfinite(row["ours"]):
             return "–"
-        if row["ours"] > 1:  # a count, not a score
+        if row["ours"] > 1 and not np.isfinite(row["ours_low"]):  # a count, not a score
             return f"{row['ours']:,.0f}"
         return number(row["ours"], row["ours_low"], row["ours_high"])
 
@@ -283,6 +284,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="Parquet of each method")
     parser.add_argument("--claims", type=Path, required=True)
+    parser.add_argument("--efficiency", type=Path, nargs="?", help="measurements.json, if it was measured")
     parser.add_argument("--results", type=Path, required=True, help="folder of this selection")
     args = parser.parse_args()
 
@@ -300,6 +302,14 @@ def main() -> int:
         classes = ["ours" if k == "ours" else KIND_TITLES[k].split()[0] for k in table["kind"]]
         write(folder, f"{task}_{dataset}", title, caption, table, text, classes)
         sections.append((title, text, table["note"]))
+    if args.efficiency:
+        record = read_json(args.efficiency)
+        table, text, caption = efficiency_table(record)
+        css = ["ours" if name == TITLES[OURS] else "" for name in text["Method"]]
+        write(folder, "efficiency", "Efficiency", caption, table, text, css)
+        for what in record["settings"]["passes"]:
+            curves = readable_curves(record, what, "time")
+            sections.append((f"Efficiency: time per cell, {PASSES[what]}", curves, curves["Note"]))
     waiting = claims["verdict"].map({"NOT TESTABLE": 1, "NOT RUN": 2}).fillna(0)
     claims = claims.iloc[np.argsort(waiting, kind="stable")]
     text = claims_text(claims)
