@@ -31,7 +31,7 @@ class Training:
     weight_decay
         Of matrices; vectors (biases, norms, step sizes, A, D) do not decay.
     clip
-        Largest norm of the gradient; infinity for no limit.
+        Largest norm of the gradient, or None.
     accumulate
         Mini-batches whose gradients add up, weighted by their cells, to one step.
     gamma, step_epochs
@@ -62,7 +62,7 @@ class Training:
     batch_size: int = 32
     optimizer: str = "adam"
     weight_decay: float = 0.0
-    clip: float = 1.0
+    clip: float | None = 1.0
     accumulate: int = 1
     gamma: float = 0.9
     step_epochs: int = 1
@@ -94,8 +94,8 @@ class Training:
             raise ValueError(f"learning_rate must be above 0 and finite, not {self.learning_rate!r}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be at least 0 and finite, not {self.weight_decay!r}")
-        if not self.clip > 0:
-            raise ValueError(f"clip must be above 0, not {self.clip!r}")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"clip must be above 0 and finite, or None, not {self.clip!r}")
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma must be above 0 and at most 1, not {self.gamma!r}")
 

@@ -222,7 +222,8 @@ class Trainer:
             total += values["loss"] * size
             for name, value in values.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value * size
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         return total / cells
 

@@ -54,6 +54,7 @@ def same_weights(a, b):
         ("learning_rate", math.inf),
         ("weight_decay", -0.1),
         ("clip", 0),
+        ("clip", math.inf),
         ("gamma", 1.1),
         ("optimizer", "sgd"),
         ("precision", "float16"),
@@ -145,6 +146,11 @@ def test_only_validation_decides_when_to_stop_and_what_to_keep(training):
     assert len(history) == 5 and model.weight.item() == pytest.approx(-2.5, rel=1e-6)
 
 
+def test_warm_up_counts_all_steps():
+    _, history = scripted([1] * 5, [1] * 5, warmup_steps=4)
+    assert [row["learning_rate"] for row in history] == [0.125, 0.25, 0.375, 0.5, 0.5]
+
+
 def annotate(cells, config=SMALL, **settings):
     """Train a classifier on ``cells``; return it and its history."""
     config = Config(**{**vars(config), "mask_ratio": 0.0})
@@ -176,13 +182,14 @@ def test_accumulated_steps_equal_larger_mini_batches():
     def fit(**settings):
         torch.manual_seed(0)
         model = Line()
-        options = Training(epochs=2, learning_rate=0.1, **settings)
+        options = Training(epochs=2, learning_rate=0.1, clip=None, **settings)
         return model, train(model, some_cells(), objective, Config(), options, seed=0, device=CPU)
 
-    (one, history), (two, other) = fit(batch_size=8), fit(batch_size=4, accumulate=2)
+    (one, history), (two, other) = fit(batch_size=18), fit(batch_size=10, accumulate=2)
     torch.testing.assert_close(one.layer.weight, two.layer.weight)
+    torch.testing.assert_close(one.layer.weight.grad, two.layer.weight.grad)
     assert history[-1]["train_loss"] == pytest.approx(other[-1]["train_loss"])
-    unlike, _ = fit(batch_size=4)
+    unlike, _ = fit(batch_size=10)
     assert (unlike.layer.weight - one.layer.weight).abs() > 1e-3
 
 
