@@ -2,7 +2,8 @@
 
 Every random decision draws from its own stream, ``(seed, name)``: ``"split"``, ``"init"``,
 ``"bins"``, ``"tokens"``, ``"mask"``, ``"shuffle"``, ``"dropout"``. Changing how often one is
-drawn leaves the others as they were, and the global generators are never touched.
+drawn leaves the others as they were, and the global generators are never touched. Where a stream
+stands can be saved and restored, so that a training goes on as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["seed_of", "stream", "torch_stream"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["restore_torch", "seed_of", "stream", "torch_state", "torch_stream"]
 
 
 def seed_of(seed: int, name: str) -> int:
@@ -22,7 +27,7 @@ def seed_of(seed: int, name: str) -> int:
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
-    """Return numpy's generator for ``(seed, name)``."""
+    """Return numpy's generator for ``(seed, name)``; ``.bit_generator.state`` is where it stands."""
     return np.random.default_rng(seed_of(seed, name))
 
 
@@ -37,3 +42,25 @@ def torch_stream(seed: int, name: str) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, name))
         yield
+
+
+def torch_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return where PyTorch's generators of the CPU and of ``device`` stand, by device type."""
+    import torch
+
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_torch(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Undo what was drawn since ``state`` was taken; call it inside :func:`torch_stream`.
+
+    A generator that ``state`` lacks, because the run has moved to another kind of device, stays.
+    """
+    import torch
+
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -53,7 +53,6 @@ PIECE_TOKENS = 2048
 HALF_RANGE = 80.0
 """Largest exponent of a factor; exp overflows float32 above 88."""
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 silu_backward = torch.ops.aten.silu_backward
 
@@ -87,35 +86,36 @@ class _BiMamba2(torch.autograd.Function):
         w = Weights(*tensors)
         out = x.new_zeros(x.shape)
         train = any(ctx.needs_input_grad)
-        keep = train and x.shape[0] * x.shape[1] * w.norm_weight.numel() <= KEEP_ELEMENTS
+        ctx.keep = train and x.shape[0] * x.shape[1] * w.norm_weight.numel() <= KEEP_ELEMENTS
 
-        def run(run: tuple[slice, int]) -> tuple[Tensor | None, Tensor | None, list[list[Tensor]]]:
-            cells, longest = run
+        def run(cells: slice, longest: int) -> list[Tensor]:
             part = _Slice(x[cells, :longest], lengths[cells], w, settings)
-            normed, edges = part.forward(out[cells, :longest])
-            return (part.zxbcdt, normed, edges) if keep else (None, None, edges if train else [])
+            normed, edges = part.forward(out[cells, :longest], train)
+            return [part.zxbcdt, normed, *edges] if ctx.keep else edges
 
-        ctx.save_for_backward(x, lengths, *tensors)
-        ctx.settings, ctx.kept = settings, _in_threads(run, _slices(x, lengths, w))
-        if not train:
-            ctx.kept = None
+        kept = _in_threads(run, _slices(x, lengths, w))
+        # Saved the official way, activation checkpointing can drop them.
+        ctx.save_for_backward(x, lengths, *tensors, *(t for tensors in kept for t in tensors))
+        ctx.settings, ctx.counts = settings, [len(tensors) for tensors in kept]
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, lengths, *tensors = ctx.saved_tensors
-        w = Weights(*tensors)
+        w, rest = Weights(*tensors[: len(Weights._fields)]), iter(tensors[len(Weights._fields) :])
+        kept = [[next(rest) for _ in range(count)] for count in ctx.counts]
         grad_x = torch.zeros_like(x)
 
-        def run(run: tuple[tuple[slice, int], Any]) -> Weights:
-            (cells, longest), (zxbcdt, normed, edges) = run
+        def run(cells: slice, longest: int, tensors: list[Tensor]) -> Weights:
+            zxbcdt, normed = tensors[:2] if ctx.keep else (None, None)
+            edges = tensors[2:] if ctx.keep else tensors
             part = _Slice(x[cells, :longest], lengths[cells], w, ctx.settings, zxbcdt)
             return part.backward(grad_out[cells, :longest], normed, edges, grad_x[cells, :longest])
 
         slices = _slices(x, lengths, w)
-        grads = _in_threads(run, list(zip(slices, ctx.kept, strict=True)))
-        totals = [torch.zeros_like(t) for t in tensors]
+        grads = _in_threads(run, [(*where, part) for where, part in zip(slices, kept, strict=True)])
+        totals = [torch.zeros_like(t) for t in w]
         for grad in grads:
             for total, part in zip(totals, grad, strict=True):
                 total += part
@@ -131,14 +131,14 @@ def _slices(x: Tensor, lengths: Tensor, w: Weights) -> list[tuple[slice, int]]:
     return [(run, longest) for run in runs if (longest := int(lengths[run].max())) > 0]
 
 
-def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Map ``function`` over ``items``, in threads of one PyTorch thread each if that helps."""
+def _in_threads(function: Callable[..., Result], items: Sequence[tuple[Any, ...]]) -> list[Result]:
+    """Call ``function(*item)`` for each item, in threads of one PyTorch thread each if that helps."""
     workers, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
-    def call(item: Item) -> Result:
+    def call(item: tuple[Any, ...]) -> Result:
         # Modes belong to a thread. Nothing in here is recorded: the gradient is written out.
         with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", enabled=False):
-            return function(item)
+            return function(*item)
 
     if workers == 1 or len(items) < 2:
         return [call(item) for item in items]
@@ -239,18 +239,19 @@ class _Slice:
     def walk(self, mirror: bool) -> list[tuple[int, int]]:
         return self.blocks[::-1] if mirror else self.blocks
 
-    def forward(self, out: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
+    def forward(self, out: Tensor, train: bool) -> tuple[Tensor, list[Tensor]]:
         """Write the output ``(b, l, d_model)``.
 
-        Return what enters the output projection, ``(b, rows, d_inner)``, and the states that enter
-        each block, both ways.
+        Return what enters the output projection, ``(b, rows, d_inner)``, and to ``train`` the states
+        that enter the blocks of each direction in the order of its walk, ``(blocks, b, n, d_inner)``.
         """
         normed = self.x.new_empty(self.b, self.rows, self.d_inner)
-        edges: list[list[Tensor]] = []
+        edges = []
         for mirror in self.settings.directions:
             state, entering = self.x.new_zeros(self.b, self.n, self.d_inner), []
             for first, last in self.walk(mirror):
-                entering.append(state)
+                if train:
+                    entering.append(state)
                 block = _Block(self, mirror, first, last, state)
                 rows = normed[:, first * self.q : last * self.q]
                 if mirror:
@@ -258,14 +259,15 @@ class _Slice:
                 else:
                     rows.copy_(block.normed)
                 state = block.leaving
-            edges.append(entering)
+            if train:
+                edges.append(torch.stack(entering))
         if self.ragged:
             normed.masked_fill_(self.pad, 0)
         self.product(normed[:, : self.length], self.out_proj.T, out)
         return normed, edges
 
     def backward(
-        self, grad_out: Tensor, normed: Tensor | None, edges: list[list[Tensor]], grad_x: Tensor
+        self, grad_out: Tensor, normed: Tensor | None, edges: list[Tensor], grad_x: Tensor
     ) -> Weights:
         """Write the gradient of ``x``; return those of the weights.
 
@@ -285,7 +287,7 @@ class _Slice:
             folded += self.outer(grad_out, normed)
         for mirror in self.settings.directions:
             grad_state = self.x.new_zeros(b, self.n, self.d_inner)
-            for (first, last), state in zip(self.walk(not mirror), edges[mirror][::-1], strict=True):
+            for (first, last), state in zip(self.walk(not mirror), edges[mirror].unbind()[::-1], strict=True):
                 block = _Block(self, mirror, first, last, state)
                 rows = slice(first * q, last * q)
                 if normed is not None:

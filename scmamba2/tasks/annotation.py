@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import Config
-from ..training import Batch, Cells, train
-from ..vocabulary import Vocabulary
+from ..training import Batch, Cells
 from .base import Task, encode, unit
 from .data import read_column
 
@@ -29,14 +27,12 @@ class Annotator(Task):
     ----------
     config
         A preset's name or a :class:`~scmamba2.Config`.
-    epochs, learning_rate, batch_size
-        Training. 1e-4 suits large models; from scratch, ``"tiny"`` learns well at 1e-3.
-    seed
-        Decides every random draw.
-    vocabulary
-        None: made of the reference's genes.
-    device
-        ``"cpu"``, ``"cuda"`` or ``"auto"``.
+    seed, vocabulary, device, folder
+        See :class:`~scmamba2.tasks.base.Task`.
+    training
+        Fields of :class:`~scmamba2.training.Training`: 10 epochs, batch size 32, the best epoch
+        kept. The learning rate of 1e-4 suits large models; from scratch, ``"tiny"`` learns well
+        at 1e-3.
 
     Attributes
     ----------
@@ -58,29 +54,13 @@ class Annotator(Task):
         "dsbn": False,
     }
 
-    def __init__(
-        self,
-        config: Config | str = "tiny",
-        *,
-        epochs: int = 10,
-        learning_rate: float = 1e-4,
-        batch_size: int = 32,
-        seed: int = 0,
-        vocabulary: Vocabulary | None = None,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(
-            config,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            seed=seed,
-            vocabulary=vocabulary,
-            device=device,
-        )
+    training_defaults = {"epochs": 10, "learning_rate": 1e-4, "batch_size": 32, "keep": "best"}
+
+    classes: list[str] = []
+
+    def _check(self) -> None:
         if self.config.mask_ratio or self.config.dsbn:
             raise ValueError("annotation hides no values and knows no batches: mask_ratio and dsbn")
-        self.classes: list[str] = []
 
     def fit(self, adata: Any, label_key: str = "label") -> Annotator:
         """Train on reference cells.
@@ -103,19 +83,7 @@ class Annotator(Task):
         tokens, self.coverage = self._tokens(adata)
         self.classes = sorted(set(names))
         labels = np.searchsorted(np.array(self.classes), names).astype(np.int64)
-        self.model = self._build(n_classes=len(self.classes))
-        self.history = train(
-            self.model,
-            Cells(tokens, labels=labels),
-            objective,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            device=self.device,
-            keep_best=True,
-            progress="annotation",
-        )
+        self._train(self._build(n_classes=len(self.classes)), Cells(tokens, labels=labels), objective)
         return self
 
     def predict_proba(self, adata: Any) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from ..config import Config, resolve
 from ..model.network import ScMamba2
 from ..streams import stream, torch_stream
 from ..tokenizer import Tokens, bin_values, tokenize
-from ..training import Batch, Cells, load, minibatches
+from ..training import Batch, Cells, Objective, Training, load, minibatches, train
 from ..vocabulary import Vocabulary
 from .data import read_matrix
 
@@ -20,32 +22,59 @@ __all__ = ["Task"]
 
 
 class Task:
-    """Settings and helpers; :class:`Integrator` and :class:`Annotator` are the tasks."""
+    """Settings and helpers; :class:`Integrator` and :class:`Annotator` are the tasks.
+
+    Parameters
+    ----------
+    config
+        A preset's name or a :class:`~scmamba2.Config`.
+    seed
+        Decides every random draw.
+    vocabulary
+        None: made of the genes of the data in ``fit``.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"auto"``.
+    folder
+        Where ``fit`` writes checkpoints and a log; called again, it goes on from there.
+    training
+        Fields of :class:`scmamba2.training.Training`. Those not given are the task's own
+        defaults, ``training_defaults``, then the class's.
+    """
 
     defaults: dict[str, Any] = {}
     """Values of the configuration's fields that are None."""
+
+    training_defaults: dict[str, Any] = {}
+    """Values of the training's fields that are not given."""
 
     def __init__(
         self,
         config: Config | str = "tiny",
         *,
-        epochs: int,
-        learning_rate: float,
-        batch_size: int,
         seed: int = 0,
         vocabulary: Vocabulary | None = None,
         device: str = "auto",
+        folder: str | os.PathLike[str] | None = None,
+        **training: Any,
     ) -> None:
-        if epochs < 1 or batch_size < 1 or not learning_rate > 0:
-            raise ValueError("epochs and batch_size must be at least 1, learning_rate above 0")
+        known = [field.name for field in fields(Training)]
+        unknown = [name for name in training if name not in known]
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no option {unknown[0]!r}; of training: {', '.join(known)}"
+            )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.config = resolve(config, **self.defaults)
-        self.epochs, self.learning_rate, self.batch_size = epochs, learning_rate, batch_size
-        self.seed, self.vocabulary, self.device = seed, vocabulary, torch.device(device)
+        self.training = Training(**{**self.training_defaults, **training})
+        self.seed, self.vocabulary, self.device, self.folder = seed, vocabulary, torch.device(device), folder
+        self._check()
         self.model: ScMamba2 | None = None
         self.history: list[dict[str, float]] = []
         self.coverage = float("nan")
+
+    def _check(self) -> None:
+        """Raise a ValueError if the configuration makes no sense for the task."""
 
     @property
     def n_parameters(self) -> int:
@@ -61,7 +90,24 @@ class Task:
         assert self.vocabulary is not None
         with torch_stream(self.seed, "init"):
             model = ScMamba2(self.config, len(self.vocabulary), pad_id=self.vocabulary.pad, **heads)
+        backbone: Any = model.mamba_encoder
+        backbone.recompute = self.training.recompute
         return model.to(self.device)
+
+    def _train(self, model: ScMamba2, cells: Cells, objective: Objective) -> None:
+        """Train what :meth:`_build` built."""
+        self.history = train(
+            model,
+            cells,
+            objective,
+            self.config,
+            self.training,
+            seed=self.seed,
+            device=self.device,
+            folder=self.folder,
+            title=type(self).__name__,
+        )
+        self.model = model
 
     def _tokens(self, adata: Any) -> tuple[Tokens, float]:
         """Bin and tokenise; the same data gives the same tokens every time."""
@@ -78,7 +124,8 @@ class Task:
         """Apply ``function(cell embeddings)`` to all cells, unmasked, in evaluation mode."""
         model = self._fitted().eval()
         groups = cells.batches if self.config.dsbn else None
-        parts = minibatches(np.arange(len(cells)), self.batch_size, groups)
+        by_length = np.argsort(cells.tokens.lengths, kind="stable")  # little padding
+        parts = minibatches(by_length, self.training.batch_size, groups)
         rows = []
         with torch.inference_mode():
             for batch in load(cells, parts, self.device):

@@ -1,0 +1,299 @@
+"""Training, read from top to bottom: all epochs, one epoch, one step, one mini-batch."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
+from torch import Tensor, nn
+
+from .. import __version__, memory
+from ..config import Config
+from ..streams import restore_torch, stream, torch_state, torch_stream
+from .batches import Batch, Cells, Objective, load, minibatches, split
+from .folder import Folder, digest
+from .settings import Training
+
+__all__ = ["train"]
+
+CHANGES = ("order", "history", "best", "step", "cells_done", "sums", "seconds")
+"""Attributes of the trainer that change, besides its model, optimizer and generators."""
+
+RESOURCES = ("recompute", "save_every")
+"""Settings that change the cost and not the result: a training may go on with others."""
+
+
+def train(
+    model: nn.Module,
+    cells: Cells,
+    objective: Objective,
+    config: Config,
+    settings: Training,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: str | os.PathLike[str] | None = None,
+    title: str = "training",
+) -> list[dict[str, float]]:
+    """Train on 90 % of the cells; validate on the others.
+
+    Parameters
+    ----------
+    model
+        Changed in place.
+    cells
+        The data.
+    objective
+        Maps model and mini-batch to named loss terms; their sum is minimised.
+    config
+        Gives ``mask_ratio``, the hidden share of each cell's genes, redrawn each epoch;
+        ``mask_value``; and ``dsbn``: whether each mini-batch comes from one batch of cells.
+    settings
+        How to train.
+    seed
+        Of the streams ``split``, ``shuffle``, ``mask`` and ``dropout``.
+    device
+        Where to compute, and where the model is.
+    folder
+        Where to write checkpoints and ``log.jsonl``: a line on the training, then one per epoch.
+        Called again with the same folder, an interrupted training goes on, and on the CPU ends
+        with the same numbers, bit for bit, as an uninterrupted one. A finished one is read back.
+    title
+        Of the progress bar, which only a terminal shows.
+
+    Returns
+    -------
+    list of dict
+        Per epoch: ``epoch``, ``train_<term>`` and ``valid_<term>`` for each term and ``loss``,
+        averaged over cells, ``learning_rate``, ``seconds``, ``cells_per_s`` (training cells over
+        the epoch's time).
+
+    Raises
+    ------
+    ValueError
+        If a mini-batch does not fit into memory, see :func:`scmamba2.memory.check`, or if the
+        folder holds another training.
+    RuntimeError
+        When the loss is not finite.
+    """
+    trainer = Trainer(model, cells, objective, config, settings, seed, device)
+    needed = memory.check(
+        model,
+        config,
+        min(settings.batch_size, len(trainer.training)),
+        int(cells.tokens.lengths.max()),
+        device,
+        precision=settings.precision,
+        recompute=settings.recompute,
+    )
+    if folder is None:
+        return trainer.run(title)
+    kept = {name: value for name, value in asdict(settings).items() if name not in RESOURCES}
+    identity = {
+        **asdict(config),
+        **kept,
+        "seed": seed,
+        "task": title,
+        "data": digest([*cells.tokens, cells.batches, cells.labels]),
+        "initial weights": digest(model.state_dict().values()),
+    }
+    header = {
+        "task": title,
+        "config": asdict(config),
+        "training": asdict(settings),
+        "seed": seed,
+        "cells": {"training": len(trainer.training), "validation": len(trainer.validation)},
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "bytes": needed,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "scmamba2": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    return trainer.run(title, Folder(folder, identity, header))
+
+
+class Trainer:
+    """One training: what it needs, and what changes in it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cells: Cells,
+        objective: Objective,
+        config: Config,
+        settings: Training,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.cells, self.objective, self.config = model, cells, objective, config
+        self.settings, self.seed, self.device = settings, seed, device
+        self.training, self.validation = split(len(cells), seed)
+        self.groups = cells.batches if config.dsbn else None
+
+        # From here on: what changes, besides the model and PyTorch's generators.
+        self.optimizer = settings.build(model)
+        self.shuffle, self.mask = stream(seed, "shuffle"), stream(seed, "mask")
+        self.order = self.shuffle.bit_generator.state  # where shuffling stood when the epoch began
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] | None = None  # weights of the best epoch
+        self.step, self.cells_done = 0, 0  # of this epoch
+        self.sums: dict[str, float] = {}  # of this epoch's loss terms, over cells
+        self.seconds = 0.0  # spent on this epoch
+
+    def run(self, title: str, folder: Folder | None = None) -> list[dict[str, float]]:
+        """Train to the end; leave the model in evaluation mode and return the history."""
+        with torch_stream(self.seed, "dropout"):
+            if folder is not None:
+                if (state := folder.read()) is not None:
+                    self.restore(state)
+                folder.log(self.history)
+            n = len(self.training)
+            with Bar(title, self.settings.epochs * n, len(self.history) * n + self.cells_done) as bar:
+                while not self.finished():
+                    self.train_epoch(bar, folder)
+                    if folder is not None:
+                        folder.write(self.state())
+                        folder.log(self.history)
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+        return self.history
+
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the validation loss has not improved for long enough."""
+        patience, done = self.settings.patience, len(self.history)
+        return done == self.settings.epochs or (patience is not None and done - self.best_epoch() >= patience)
+
+    def best_epoch(self) -> int:
+        """Return the first epoch of lowest validation loss, from 1; 0 before the first."""
+        losses = [row["valid_loss"] for row in self.history]
+        return losses.index(min(losses)) + 1 if losses else 0
+
+    def train_epoch(self, bar: Bar, folder: Folder | None) -> None:
+        """Train on all training cells, or on those left after an interruption, and validate."""
+        settings, epoch = self.settings, len(self.history)
+        start = time.perf_counter() - self.seconds
+        parts = minibatches(self.training, settings.batch_size, self.groups, self.shuffle)
+        steps = [parts[i : i + settings.accumulate] for i in range(0, len(parts), settings.accumulate)]
+        self.model.train()
+        for step in steps[self.step :]:
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.rate(epoch, epoch * len(steps) + self.step)
+            loss = self.train_step(step, f"epoch {epoch + 1} (train)")
+            bar.step(sum(map(len, step)), f"epoch {epoch + 1}/{settings.epochs}, loss {loss:.3g}")
+            self.step += 1
+            self.cells_done += sum(map(len, step))
+            if folder is not None and self.step % settings.save_every == 0:
+                self.seconds = time.perf_counter() - start
+                folder.write(self.state())
+
+        terms = {f"train_{name}": total / len(self.training) for name, total in self.sums.items()}
+        terms |= self.validate(f"epoch {epoch + 1} (valid)")
+        seconds = time.perf_counter() - start
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        row = {"epoch": epoch + 1, "learning_rate": rate, **terms, "seconds": seconds}
+        self.history.append({**row, "cells_per_s": len(self.training) / seconds})
+        self.step, self.cells_done, self.sums, self.seconds = 0, 0, {}, 0.0
+        self.order = self.shuffle.bit_generator.state
+        if settings.keep == "best" and self.best_epoch() == epoch + 1:
+            weights = self.model.state_dict().items()
+            self.best = {name: value.to("cpu", copy=True) for name, value in weights}
+
+    def train_step(self, parts: list[np.ndarray], place: str) -> float:
+        """Make one step of the optimizer on one or more mini-batches; return the loss per cell."""
+        cells = sum(map(len, parts))
+        total = 0.0
+        self.optimizer.zero_grad()
+        for batch in self.load(parts):
+            size = len(batch.lengths)
+            loss, values = self.loss(batch, place)
+            (loss * (size / cells)).backward()
+            total += values["loss"] * size
+            for name, value in values.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value * size
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        return total / cells
+
+    @torch.no_grad()
+    def validate(self, place: str) -> dict[str, float]:
+        """Return each loss term of the validation cells, ``valid_<term>``, averaged over cells."""
+        self.model.eval()
+        sums: dict[str, float] = {}
+        for batch in self.load(minibatches(self.validation, self.settings.batch_size, self.groups)):
+            for name, value in self.loss(batch, place)[1].items():
+                sums[name] = sums.get(name, 0.0) + value * len(batch.lengths)
+        return {f"valid_{name}": total / len(self.validation) for name, total in sums.items()}
+
+    def load(self, parts: list[np.ndarray]) -> Iterator[Batch]:
+        ratio, value = self.config.mask_ratio or 0.0, self.config.mask_value
+        return load(self.cells, parts, self.device, ratio, value, self.mask)
+
+    def loss(self, batch: Batch, place: str) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss, float32, and the values of its terms and of their sum.
+
+        Raises
+        ------
+        RuntimeError
+            When it is not finite.
+        """
+        half = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            terms = self.objective(self.model, batch)
+        stacked = torch.stack([term.float() for term in terms.values()])
+        loss = stacked.sum()
+        numbers = torch.cat([stacked, loss[None]]).tolist()  # one transfer from a GPU
+        values = dict(zip([*terms, "loss"], numbers, strict=True))
+        if not math.isfinite(values["loss"]):
+            found = ", ".join(f"{name} = {values[name]:g}" for name in terms)
+            raise RuntimeError(f"the loss is not finite in {place} ({found}): lower learning_rate")
+        return loss, values
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that changes, as tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch": torch_state(self.device),
+            "mask": self.mask.bit_generator.state,
+            **{name: getattr(self, name) for name in CHANGES},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where :meth:`state` was called, or forward."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        restore_torch(state["torch"], self.device)
+        self.mask.bit_generator.state = state["mask"]
+        for name in CHANGES:
+            setattr(self, name, state[name])
+        self.shuffle.bit_generator.state = self.order
+
+
+class Bar(Progress):
+    """Epoch, loss, speed and time left, in a terminal; nothing elsewhere."""
+
+    def __init__(self, title: str, total: int, done: int) -> None:
+        console = Console(stderr=True)
+        columns = "{task.description}", BarColumn(), "{task.fields[note]}", TimeRemainingColumn()
+        super().__init__(*columns, console=console, disable=not console.is_terminal)
+        self.only = self.add_task(title, total=total, completed=done, note="")
+        self.start_time, self.cells = time.perf_counter(), 0
+
+    def step(self, cells: int, note: str) -> None:
+        """Count ``cells`` as done and show ``note``."""
+        self.cells += cells
+        speed = self.cells / (time.perf_counter() - self.start_time)
+        self.update(self.only, advance=cells, note=f"{note}, {speed:.3g} cells/s")
