@@ -103,5 +103,5 @@ def test_a_dead_link_costs_one_dataset_and_not_the_run(bench, server, cells):
     assert ended.returncode == 0, ended.stderr
     summary = (bench.folder / "out/tables/summary.txt").read_text()
     assert "1 of 2 runs ok" in summary
-    assert "integration/dead/pca/0: no_data" in summary
+    assert "  dead: no_data: " in summary
     assert "404" in summary
