@@ -14,17 +14,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import Config
     from .tasks.annotation import Annotator
+    from .tasks.embedding import Embedder, embed, load
     from .tasks.integration import Integrator
     from .vocabulary import Vocabulary
 
 __version__ = "0.1.0"
-__all__ = ["Annotator", "Config", "Integrator", "Vocabulary", "__version__"]
+__all__ = ["Annotator", "Config", "Embedder", "Integrator", "Vocabulary", "__version__", "embed", "load"]
 
 _HOMES = {
     "Annotator": ".tasks.annotation",
     "Config": ".config",
+    "Embedder": ".tasks.embedding",
     "Integrator": ".tasks.integration",
     "Vocabulary": ".vocabulary",
+    "embed": ".tasks.embedding",
+    "load": ".tasks.embedding",
 }
 
 

@@ -16,17 +16,9 @@ import torch
 from torch import nn
 
 from .config import Config
+from .ops.blocked import BLOCK_ELEMENTS, KEEP_ELEMENTS
 
 __all__ = ["available", "check", "estimate", "largest_batch"]
-
-LAYER = {"float32": 1.05, "bfloat16": 0.6}
-"""What a layer keeps, in units of its input, its input projection and its mixed output in float32."""
-
-SCAN = 22
-"""What the scan keeps besides in mini-batches of up to SCAN_UP_TO tokens times inner channels:
-float32 numbers per token and channel of its convolution."""
-
-SCAN_UP_TO = 1 << 22
 
 EMBEDDING = 36
 """Float32 numbers per token and channel of the model, of the embeddings and of all passing work."""
@@ -70,11 +62,11 @@ def estimate(
     weights = [p.numel() * 4 for p in model.parameters()]
     tokens = batch_size * length
     number = tokens * config.d_model * 4
-    width = config.d_model + 3 * config.d_inner + 2 * config.d_state + config.n_heads
-    layer = LAYER[precision] * tokens * width * 4
-    scan = SCAN * tokens * (config.d_inner + 2 * config.d_state) * 4
-    if tokens * config.d_inner > SCAN_UP_TO:
-        scan = 0
+    # A layer keeps its input and the states at the edges of blocks, and if small what it projects.
+    states = 2 * batch_size * -(-length * config.d_inner // BLOCK_ELEMENTS) * config.d_state * config.d_inner
+    layer = number + states * 4
+    if tokens * config.d_inner <= KEEP_ELEMENTS:
+        layer += tokens * (3 * config.d_inner + 2 * config.d_state + config.n_heads) * 4
     n = config.n_layers
     parts = {
         "parameters": sum(weights),
@@ -82,8 +74,7 @@ def estimate(
         "gradients": sum(weights) + max(weights, default=0),
         "optimizer": 2 * sum(weights),
         "embeddings": EMBEDDING * number,
-        # PyTorch's checkpoints do not know of what the scan keeps.
-        "layers": int(n * scan + (n * number + layer if recompute else n * layer)),
+        "layers": n * number + layer if recompute else n * layer,
         "decoders": int(DECODER * number * (config.mask_ratio or 0)),
     }
     return parts | {"total": sum(parts.values())}

@@ -26,21 +26,18 @@ class Layer(nn.Module):
         self.residual, self.mixed = factors[config.combine]
         self.pads_inside = config.oov == "pad"
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Map ``(b, T, d_model)`` to the same shape.
+    def forward(self, x: Tensor, lengths: Tensor | None = None, first_only: bool = False) -> Tensor:
+        """Map ``(b, T, d_model)`` to the same shape, or to ``(b, 1, d_model)`` if ``first_only``.
 
         ``lengths`` ``(b,)`` are the real tokens: those before the pads at the end, or, where pads lie
         in between (``oov="pad"``), their number.
         """
         if self.pads_inside and lengths is not None:
-            return self.join(x, self.mamba.released(x, lengths))
+            out = self.join(x, self.mamba.released(x, lengths))
+            return out[:, :1] if first_only else out
+        if first_only:
+            return self.join(x[:, :1], self.mamba.first(x, lengths)[:, None])
         return self.join(x, self.mamba(x, lengths))
-
-    def first(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return the first token of :meth:`forward` alone, ``(b, 1, d_model)``."""
-        if self.pads_inside:
-            return self.forward(x, lengths)[:, :1]
-        return self.join(x[:, :1], self.mamba.first(x, lengths)[:, None])
 
     def join(self, x: Tensor, both: Tensor) -> Tensor:
         return (x if self.residual == 1 else self.residual * x).add(both, alpha=self.mixed)
@@ -65,10 +62,9 @@ class Backbone(nn.Module):
         """
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
-            run = layer.first if first_only and i == last else layer.forward
+            options = x, lengths, first_only and i == last
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(run, x, lengths, use_reentrant=False)
+                x = checkpoint(layer, *options, use_reentrant=False)
             else:
-                x = run(x, lengths)
+                x = layer(*options)
         return x

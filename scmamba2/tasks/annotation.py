@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..training import Batch, Cells
-from .base import Task, encode, unit
+from .base import Task, encode_cells
 from .data import read_column
 
 __all__ = ["Annotator"]
@@ -57,6 +57,7 @@ class Annotator(Task):
     training_defaults = {"epochs": 10, "learning_rate": 1e-4, "batch_size": 32, "keep": "best"}
 
     classes: list[str] = []
+    learnt = ("classes",)
 
     def _check(self) -> None:
         if self.config.mask_ratio or self.config.dsbn:
@@ -80,7 +81,7 @@ class Annotator(Task):
             When the loss is not finite.
         """
         names = read_column(adata, label_key, "label")
-        tokens, self.coverage = self._tokens(adata)
+        (tokens,) = self._tokens(adata)
         self.classes = sorted(set(names))
         labels = np.searchsorted(np.array(self.classes), names).astype(np.int64)
         self._train(self._build(n_classes=len(self.classes)), Cells(tokens, labels=labels), objective)
@@ -97,22 +98,15 @@ class Annotator(Task):
             Before ``fit``.
         """
         model = self._fitted()
-        tokens, self.coverage = self._tokens(adata)
-        return self._map(Cells(tokens), lambda cell: torch.softmax(model.cls_decoder(cell), -1))
+        return self._map(adata, lambda cell: torch.softmax(model.cls_decoder(cell), -1))
 
     def predict(self, adata: Any) -> np.ndarray:
         """Return the most probable class of each cell, ``(n_cells,)`` str."""
         return np.array(self.classes)[self.predict_proba(adata).argmax(1)]
 
-    def embed(self, adata: Any) -> np.ndarray:
-        """Return the cell embeddings, ``(n_cells, d_model)`` float32 with rows of length 1."""
-        self._fitted()
-        tokens, self.coverage = self._tokens(adata)
-        return self._map(Cells(tokens), unit)
-
 
 def objective(model: Any, batch: Batch) -> dict[str, Tensor]:
     """Return the cross-entropy."""
     assert batch.labels is not None
-    logits = model.cls_decoder(encode(model, batch)[:, 0])
+    logits = model.cls_decoder(encode_cells(model, batch))
     return {"ce": F.cross_entropy(logits, batch.labels)}

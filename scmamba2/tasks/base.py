@@ -1,41 +1,53 @@
-"""What all tasks share: settings, tokens, a model built from them, cell embeddings."""
+"""What all tasks share: settings, tokens, a model built from them, cell embeddings, checkpoints."""
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from .. import checkpoints
 from ..config import Config, resolve
 from ..model.network import ScMamba2
+from ..progress import Bar
 from ..streams import stream, torch_stream
 from ..tokenizer import Tokens, bin_values, tokenize
 from ..training import Batch, Cells, Objective, Training, load, minibatches, train
 from ..vocabulary import Vocabulary
-from .data import read_matrix
+from .data import CHUNK, check_values, chunks, match_genes, read_values
 
 __all__ = ["Task"]
 
+log = logging.getLogger("scmamba2")
+
 
 class Task:
-    """Settings and helpers; :class:`Integrator` and :class:`Annotator` are the tasks.
+    """Settings and helpers; :class:`Integrator`, :class:`Annotator` and :class:`Embedder` are the tasks.
 
     Parameters
     ----------
     config
-        A preset's name or a :class:`~scmamba2.Config`.
+        A preset's name or a :class:`~scmamba2.Config`. None: that of ``pretrained``, or ``"tiny"``.
+    pretrained
+        Folder of a checkpoint to start from: its vocabulary is taken, and every tensor that fits. A
+        backbone that does not fit whole is refused.
     seed
         Decides every random draw.
     vocabulary
-        None: made of the genes of the data in ``fit``.
+        None: that of ``pretrained``, or the genes of the data in ``fit``.
     device
         ``"cpu"``, ``"cuda"`` or ``"auto"``.
     folder
         Where ``fit`` writes checkpoints and a log; called again, it goes on from there.
+    min_coverage
+        Smallest share of the data's genes that the vocabulary must know.
     training
         Fields of :class:`scmamba2.training.Training`. Those not given are the task's own
         defaults, ``training_defaults``, then the class's.
@@ -47,14 +59,19 @@ class Task:
     training_defaults: dict[str, Any] = {}
     """Values of the training's fields that are not given."""
 
+    learnt: tuple[str, ...] = ()
+    """Attributes besides the model that ``fit`` sets and a checkpoint keeps."""
+
     def __init__(
         self,
-        config: Config | str = "tiny",
+        config: Config | str | None = None,
         *,
+        pretrained: str | os.PathLike[str] | None = None,
         seed: int = 0,
         vocabulary: Vocabulary | None = None,
         device: str = "auto",
         folder: str | os.PathLike[str] | None = None,
+        min_coverage: float = 0.1,
         **training: Any,
     ) -> None:
         known = [field.name for field in fields(Training)]
@@ -65,9 +82,17 @@ class Task:
             )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.config = resolve(config, **self.defaults)
+        self.pretrained: checkpoints.Checkpoint | None = None
+        if pretrained is not None:
+            self.pretrained = checkpoints.load(pretrained)
+            # What a task decides is decided anew; sizes are those of the checkpoint.
+            decided: dict[str, Any] = dict.fromkeys(self.defaults)
+            config = config or replace(self.pretrained.model.config, **decided)
+            vocabulary = vocabulary or self.pretrained.vocabulary
+        self.config = resolve(config or "tiny", **self.defaults)
         self.training = Training(**{**self.training_defaults, **training})
         self.seed, self.vocabulary, self.device, self.folder = seed, vocabulary, torch.device(device), folder
+        self.min_coverage = min_coverage
         self._check()
         self.model: ScMamba2 | None = None
         self.history: list[dict[str, float]] = []
@@ -81,6 +106,70 @@ class Task:
         """Number of trainable values of the fitted model."""
         return self._fitted().count_parameters()
 
+    def embed(self, adata: Any) -> np.ndarray:
+        """Return the cell embeddings, ``(n_cells, d_model)`` float32 with rows of length 1.
+
+        Parameters
+        ----------
+        adata
+            Cells by genes; values from ``layers["counts"]`` if there, else from ``X``; in memory or
+            backed.
+
+        Raises
+        ------
+        ValueError
+            For unusable data.
+        RuntimeError
+            Before ``fit``.
+        """
+        return self._map(adata, unit)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the fitted task to a folder, see :func:`scmamba2.checkpoints.save`."""
+        model = self._fitted()
+        assert self.vocabulary is not None
+        extra = {
+            "task": type(self).__name__,
+            "seed": self.seed,
+            "training": asdict(self.training),
+            "history": self.history,
+            "learnt": {name: getattr(self, name) for name in self.learnt},
+        }
+        checkpoints.save(folder, model, self.vocabulary, extra=extra)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds no checkpoint, or that of another task.
+        """
+        checkpoint = checkpoints.load(folder)
+        if checkpoint.extra.get("task") != cls.__name__:
+            held = checkpoint.extra.get("task", "a model without a task")
+            raise ValueError(f"{folder} holds {held}, not {cls.__name__}")
+        return cls._restore(checkpoint, device)
+
+    @classmethod
+    def _restore(cls, checkpoint: checkpoints.Checkpoint, device: str) -> Self:
+        if not isinstance(checkpoint.model, ScMamba2):
+            raise ValueError(f"{cls.__name__} needs a model with <cls>, not a perturbation generator")
+        extra = checkpoint.extra
+        task = cls(
+            checkpoint.model.config,
+            seed=extra.get("seed", 0),
+            vocabulary=checkpoint.vocabulary,
+            device=device,
+            **extra.get("training", {}),
+        )
+        task.model = checkpoint.model.to(task.device)
+        task.history = extra.get("history", [])
+        for name, value in extra.get("learnt", {}).items():
+            setattr(task, name, value)
+        return task
+
     def _fitted(self) -> ScMamba2:
         if self.model is None:
             raise RuntimeError(f"this {type(self).__name__} is not fitted: call fit first")
@@ -90,8 +179,10 @@ class Task:
         assert self.vocabulary is not None
         with torch_stream(self.seed, "init"):
             model = ScMamba2(self.config, len(self.vocabulary), pad_id=self.vocabulary.pad, **heads)
-        backbone: Any = model.mamba_encoder
-        backbone.recompute = self.training.recompute
+        if self.pretrained is not None:
+            report = checkpoints.transfer(model, self.pretrained.model.state_dict())
+            log.info("from the checkpoint:\n%s", report)
+        model.mamba_encoder.recompute = self.training.recompute
         return model.to(self.device)
 
     def _train(self, model: ScMamba2, cells: Cells, objective: Objective) -> None:
@@ -109,38 +200,70 @@ class Task:
         )
         self.model = model
 
-    def _tokens(self, adata: Any) -> tuple[Tokens, float]:
-        """Bin and tokenise; the same data gives the same tokens every time."""
+    def _tokens(self, adata: Any, size: int | None = None) -> Iterator[Tokens]:
+        """Check the data, then bin and tokenise ``size`` cells at a time, all at once if None.
+
+        The same data gives the same tokens every time, whatever the size.
+        """
         if self.vocabulary is None:
             self.vocabulary = Vocabulary.from_genes(adata.var_names)
-        matrix, gene_ids, coverage = read_matrix(adata, self.vocabulary)
-        rule = self.config.binning or "plain"
-        bins = bin_values(matrix, self.config.n_bins, rule, stream(self.seed, "bins"))
+        genes = match_genes(adata, self.vocabulary, self.min_coverage)
+        self.coverage = genes.coverage
+        known = np.flatnonzero(genes.ids >= 0)
+        log.info("%d of %d genes known, by %s", len(known), adata.n_vars, genes.source)
+        check_values(adata, known)
+        ids, columns = genes.ids, known
+        if self.config.oov == "pad":
+            ids, columns = np.where(ids < 0, self.vocabulary.pad, ids), np.arange(adata.n_vars)
         special = self.vocabulary.cls, self.vocabulary.pad
-        tokens = tokenize(bins, gene_ids, *special, self.config, stream(self.seed, "tokens"))
-        return tokens, coverage
+        draw_bins, draw_tokens = stream(self.seed, "bins"), stream(self.seed, "tokens")
+        for cells in chunks(adata.n_obs, size or adata.n_obs):
+            matrix = read_values(adata, cells)[:, columns]
+            bins = bin_values(matrix, self.config.n_bins, self.config.binning or "plain", draw_bins)
+            yield tokenize(bins, ids[columns], *special, self.config, draw_tokens)
 
-    def _map(self, cells: Cells, function: Any) -> np.ndarray:
+    def _map(
+        self, adata: Any, function: Callable[[Tensor], Tensor], batches: np.ndarray | None = None
+    ) -> np.ndarray:
         """Apply ``function(cell embeddings)`` to all cells, unmasked, in evaluation mode."""
-        model = self._fitted().eval()
+        self._fitted().eval()
+        rows: list[np.ndarray] = []
+        with Bar(f"{type(self).__name__}, embedding", adata.n_obs) as bar, torch.inference_mode():
+            for tokens in self._tokens(adata, CHUNK):
+                done = sum(map(len, rows))
+                part = None if batches is None else batches[done : done + len(tokens.lengths)]
+                rows.append(self._map_cells(Cells(tokens, batches=part), function, bar))
+        return np.concatenate(rows)
+
+    def _map_cells(self, cells: Cells, function: Callable[[Tensor], Tensor], bar: Bar) -> np.ndarray:
+        model = self._fitted()
         groups = cells.batches if self.config.dsbn else None
         by_length = np.argsort(cells.tokens.lengths, kind="stable")  # little padding
         parts = minibatches(by_length, self.training.batch_size, groups)
         rows = []
-        with torch.inference_mode():
-            for batch in load(cells, parts, self.device):
-                hidden = encode(model, batch)
-                rows.append(function(hidden[:, 0]).float().cpu().numpy())
+        half = self.training.precision == "bfloat16"
+        for batch in load(cells, parts, self.device):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                cell = encode_cells(model, batch)
+            rows.append(function(cell.float()).cpu().numpy())
+            bar.step(len(cell))
         out = np.concatenate(rows)
         out[np.concatenate(parts)] = out.copy()
         return out
 
 
-def encode(model: Any, batch: Batch) -> torch.Tensor:
+def encode(model: Any, batch: Batch) -> Tensor:
     """Return the hidden states ``(b, T, d_model)``."""
     return model(batch.genes, batch.values, batch.lengths, batch.batches)
 
 
-def unit(x: torch.Tensor) -> torch.Tensor:
+def encode_cells(model: Any, batch: Batch) -> Tensor:
+    """Return the cell embeddings ``(b, d_model)`` alone, at less work where they are ``<cls>``."""
+    first_only = model.config.readout == "cls"
+    hidden = model(batch.genes, batch.values, batch.lengths, batch.batches, first_only=first_only)
+    return model.read_cell(hidden, batch.values, batch.lengths)
+
+
+def unit(x: Tensor) -> Tensor:
     """Scale each row to length 1."""
     return F.normalize(x, dim=-1)

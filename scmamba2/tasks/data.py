@@ -1,72 +1,145 @@
-"""Read an AnnData object, and say clearly what is wrong with it."""
+"""Read an AnnData object, in memory or backed by its file, and say clearly what is wrong with it."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from ..vocabulary import Vocabulary
 
-__all__ = ["read_column", "read_matrix"]
+__all__ = ["CHUNK", "Genes", "check_values", "match_genes", "read_column", "read_values"]
+
+CHUNK = 4096
+"""Cells that are read at a time."""
+
+VERSION = re.compile(r"^(ENS[A-Z]*[GTP]\d+)\.\d+$")
+"""An Ensembl identifier with its version."""
 
 
-def read_matrix(adata: Any, vocabulary: Vocabulary) -> tuple[sparse.csr_matrix, np.ndarray, float]:
-    """Return the values of the known genes, these genes' token ids, and their share.
+class Genes(NamedTuple):
+    """How the columns of an AnnData object match a vocabulary."""
 
-    Values are ``adata.layers["counts"]`` if there, else ``adata.X``: counts, or any increasing
-    transform of them per cell, such as log-normalised values.
+    ids: np.ndarray  # (n_vars,) int64, -1 where unknown
+    coverage: float  # share that is known, from 0 to 1
+    source: str  # where the names stand: "var_names" or "var['...']"
 
-    Returns
-    -------
-    matrix
-        ``(n, g)`` scipy CSR for the g genes in the vocabulary.
-    gene_ids
-        ``(g,)`` int64.
-    coverage
-        Share of the data's genes that is in the vocabulary.
+
+def match_genes(adata: Any, vocabulary: Vocabulary, least: float = 0.0) -> Genes:
+    """Find the names in ``adata.var`` that the vocabulary knows best.
+
+    Tried are ``var_names`` and each column of text, with and without the version at the end of
+    Ensembl identifiers, so that data named by symbols works with a vocabulary of either kind as
+    long as the other stands in a column.
+
+    Parameters
+    ----------
+    adata
+        Cells by genes.
+    vocabulary
+        Of the model.
+    least
+        Smallest share of the genes that must be known.
 
     Raises
     ------
     ValueError
-        Duplicate genes, no known gene, NaN or infinite or negative values, or a cell without any
-        value above zero in the known genes.
+        If too few genes are known, or a known gene occurs twice.
     """
-    names = adata.var_names
-    if not names.is_unique:
-        twice = list(names[names.duplicated()].unique())
+    names = {"var_names": list(adata.var_names)}
+    for column in adata.var.columns:
+        values = adata.var[column]
+        if values.dtype.kind in "OUT" or values.dtype.name in ("category", "string", "str"):
+            names[f"var[{column!r}]"] = [str(value) for value in values]
+    best: Genes | None = None
+    chosen: list[str] = []
+    for source, given in names.items():
+        for tried in (given, [VERSION.sub(r"\1", name) for name in given]):
+            ids, coverage = vocabulary.lookup(tried)
+            if best is None or coverage > best.coverage:
+                best, chosen = Genes(ids, coverage, source), tried
+    if best is None or not best.coverage or best.coverage < least:
+        share = f"{best.coverage:.1%}" if best and best.coverage else "none"
         raise ValueError(
-            f"{len(twice)} gene names occur more than once ({_some(twice)}): "
-            "call adata.var_names_make_unique() or drop them"
+            f"{share} of the {adata.n_vars} genes ({_some(adata.var_names)}) is in the vocabulary of "
+            f"{len(vocabulary)} tokens ({_some(vocabulary.ids)})"
+            + (f"; at least {least:.0%} must be" if best and best.coverage else "")
+            + f". Looked in {', '.join(names)}: are both of one species, and symbols or Ensembl identifiers?"
         )
-    ids, coverage = vocabulary.lookup(list(names))
-    known = np.flatnonzero(ids >= 0)
-    if not known.size:
+    known = best.ids[best.ids >= 0]
+    found, counts = np.unique(known, return_counts=True)
+    if twice := set(found[counts > 1].tolist()):
+        genes = [name for name, i in zip(chosen, best.ids.tolist(), strict=True) if i in twice]
+        genes = list(dict.fromkeys(genes))
+        advice = (
+            "call adata.var_names_make_unique() or drop them" if best.source == "var_names" else "drop them"
+        )
         raise ValueError(
-            f"none of the {len(names)} genes ({_some(names)}) is in the vocabulary of "
-            f"{len(vocabulary)} tokens ({_some(vocabulary.ids)}): are both gene symbols?"
+            f"{len(genes)} gene names occur more than once in {best.source} ({_some(genes)}): {advice}"
         )
+    return best
+
+
+def read_values(adata: Any, cells: slice = slice(None)) -> sparse.csr_matrix:
+    """Return the values of ``cells``, ``(n, n_vars)`` scipy CSR.
+
+    They are ``adata.layers["counts"]`` if there, else ``adata.X``: counts, or any increasing
+    transform of them per cell, such as log-normalised values.
+
+    Raises
+    ------
+    ValueError
+        If there is neither.
+    """
     values = adata.layers["counts"] if "counts" in adata.layers else adata.X
     if values is None:
         raise ValueError('adata has neither layers["counts"] nor X')
-    matrix = sparse.csr_matrix(values)
-    if not np.isfinite(matrix.data).all():
-        raise ValueError("the matrix holds NaN or infinite values")
-    if matrix.data.size and matrix.data.min() < 0:
+    return sparse.csr_matrix(values[cells])
+
+
+def check_values(adata: Any, columns: np.ndarray) -> None:
+    """Go through all values once.
+
+    Parameters
+    ----------
+    adata
+        Cells by genes.
+    columns
+        Indices of the genes that the model knows.
+
+    Raises
+    ------
+    ValueError
+        NaN, infinite or negative values, or cells without any value above zero in ``columns``.
+    """
+    where = 'layers["counts"]' if "counts" in adata.layers else "X"
+    empty: list[int] = []
+    for cells in chunks(adata.n_obs):
+        matrix = read_values(adata, cells)
+        if not np.isfinite(matrix.data).all():
+            raise ValueError(f"{where} holds NaN or infinite values")
+        if matrix.data.size and matrix.data.min() < 0:
+            raise ValueError(
+                f"{where} holds negative values (down to {matrix.data.min():g}): pass counts or "
+                "log-normalised values, not scaled ones"
+            )
+        matrix = matrix[:, columns]
+        matrix.eliminate_zeros()
+        empty.extend(cells.start + np.flatnonzero(np.diff(matrix.indptr) == 0))
+    if empty:
         raise ValueError(
-            f"the matrix holds negative values (down to {matrix.data.min():g}): pass counts or "
-            "log-normalised values, not scaled ones"
+            f"{len(empty)} of {adata.n_obs} cells have no count in the {len(columns)} known "
+            f"genes ({_some(adata.obs_names[empty[:6]])}): filter them out"
         )
-    matrix = matrix[:, known]
-    matrix.eliminate_zeros()
-    empty = np.flatnonzero(np.diff(matrix.indptr) == 0)
-    if empty.size:
-        raise ValueError(
-            f"{empty.size} of {matrix.shape[0]} cells have no count in the {known.size} known "
-            f"genes ({_some(adata.obs_names[empty])}): filter them out"
-        )
-    return matrix, ids[known], coverage
+
+
+def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:
+    """Cut ``n`` cells into runs of ``size``."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 def read_column(adata: Any, key: str, what: str) -> np.ndarray:

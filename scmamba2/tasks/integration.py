@@ -61,6 +61,7 @@ class Integrator(Task):
 
     batches: list[str] = []
     batch_key = "batch"
+    learnt = ("batches", "batch_key")
 
     def _check(self) -> None:
         if not self.config.mask_ratio:
@@ -84,7 +85,7 @@ class Integrator(Task):
             When the loss is not finite.
         """
         names = read_column(adata, batch_key, "batch")
-        tokens, self.coverage = self._tokens(adata)
+        (tokens,) = self._tokens(adata)
         self.batch_key, self.batches = batch_key, sorted(set(names))
         model = self._build(n_batches=len(self.batches), explicit_zeros=True, mvc=True, adversarial=True)
         self._train(model, Cells(tokens, batches=self._batch_ids(names)), objective)
@@ -101,9 +102,9 @@ class Integrator(Task):
             Before ``fit``.
         """
         self._fitted()
-        batches = self._batch_ids(read_column(adata, self.batch_key, "batch"))
-        tokens, self.coverage = self._tokens(adata)
-        return self._map(Cells(tokens, batches=batches), unit)
+        return self._map(adata, unit, self._batch_ids(read_column(adata, self.batch_key, "batch")))
+
+    embed = transform
 
     def fit_transform(self, adata: Any, batch_key: str = "batch") -> np.ndarray:
         """Train on ``adata`` and return its embeddings."""
@@ -128,8 +129,9 @@ def objective(model: Any, batch: Batch) -> dict[str, Tensor]:
     labels = batch.batches[cell]
     value, nonzero = model.decode_tokens(token, labels)
     genes = batch.genes.flatten()[place]
-    cell_value, cell_nonzero = model.decode_cells(genes, hidden[:, 0].index_select(0, cell), labels)
-    guess = model.grad_reverse_discriminator(hidden[:, 0])
+    cells = model.read_cell(hidden, batch.values, batch.lengths)
+    cell_value, cell_nonzero = model.decode_cells(genes, cells.index_select(0, cell), labels)
+    guess = model.grad_reverse_discriminator(cells)
     return {
         "gep": squared_error(value, target),
         "gep_zero": nonzero_nll(nonzero, target),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import Config
 from ..streams import stream
 from ..tokenizer import Tokens, mask_values
 
@@ -92,11 +93,13 @@ def load(
     cells: Cells,
     parts: Sequence[np.ndarray],
     device: torch.device,
-    mask_ratio: float = 0.0,
-    mask_value: float = -1.0,
+    config: Config | None = None,
     rng: np.random.Generator | None = None,
 ) -> Iterator[Batch]:
-    """Put mini-batches on the device, each cut to its longest cell, with a fresh mask if there is a ratio."""
+    """Put mini-batches on the device, each cut to its longest cell.
+
+    With a configuration, values are hidden as it says, drawn anew from ``rng``.
+    """
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device)
@@ -106,8 +109,9 @@ def load(
         longest = int(lengths.max())
         tokens = Tokens(cells.tokens.genes[part, :longest], cells.tokens.values[part, :longest], lengths)
         values, mask = tokens.values, np.zeros(tokens.values.shape, dtype=bool)
-        if mask_ratio and rng is not None:
-            values, mask = mask_values(tokens, mask_ratio, mask_value, rng)
+        if config is not None and config.mask_ratio and rng is not None:
+            hide = config.mask_ratio, config.mask_value, rng, config.mask_cls
+            values, mask = mask_values(tokens, *hide)
         yield Batch(
             genes=tensor(tokens.genes),
             values=tensor(values),

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
 from .. import __version__, memory
 from ..config import Config
+from ..progress import Bar
 from ..streams import restore_torch, stream, torch_state, torch_stream
 from .batches import Batch, Cells, Objective, load, minibatches, split
 from .folder import Folder, digest
@@ -238,8 +237,7 @@ class Trainer:
         return {f"valid_{name}": total / len(self.validation) for name, total in sums.items()}
 
     def load(self, parts: list[np.ndarray]) -> Iterator[Batch]:
-        ratio, value = self.config.mask_ratio or 0.0, self.config.mask_value
-        return load(self.cells, parts, self.device, ratio, value, self.mask)
+        return load(self.cells, parts, self.device, self.config, self.mask)
 
     def loss(self, batch: Batch, place: str) -> tuple[Tensor, dict[str, float]]:
         """Return the loss, float32, and the values of its terms and of their sum.
@@ -280,20 +278,3 @@ class Trainer:
         for name in CHANGES:
             setattr(self, name, state[name])
         self.shuffle.bit_generator.state = self.order
-
-
-class Bar(Progress):
-    """Epoch, loss, speed and time left, in a terminal; nothing elsewhere."""
-
-    def __init__(self, title: str, total: int, done: int) -> None:
-        console = Console(stderr=True)
-        columns = "{task.description}", BarColumn(), "{task.fields[note]}", TimeRemainingColumn()
-        super().__init__(*columns, console=console, disable=not console.is_terminal)
-        self.only = self.add_task(title, total=total, completed=done, note="")
-        self.start_time, self.cells = time.perf_counter(), 0
-
-    def step(self, cells: int, note: str) -> None:
-        """Count ``cells`` as done and show ``note``."""
-        self.cells += cells
-        speed = self.cells / (time.perf_counter() - self.start_time)
-        self.update(self.only, advance=cells, note=f"{note}, {speed:.3g} cells/s")

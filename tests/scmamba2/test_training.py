@@ -19,11 +19,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from scmamba2 import Annotator, Config, Integrator, memory
+from scmamba2 import Annotator, Config, Integrator, memory, progress
 from scmamba2.model.network import ScMamba2
 from scmamba2.tasks import annotation, integration
 from scmamba2.tokenizer import Tokens
-from scmamba2.training import Cells, Training, load, split, train, trainer
+from scmamba2.training import Cells, Training, load, split, train
 
 SMALL = Config(d_model=32, n_layers=1, d_state=16, headdim=32, dropout=0.2)
 CPU = torch.device("cpu")
@@ -107,7 +107,7 @@ def some_cells(n=20, length=9):
 def test_a_mini_batch_ends_with_its_longest_cell():
     cells = some_cells()
     parts = [np.array([4, 2]), np.array([7])]
-    batches = list(load(cells, parts, CPU, 0.4, -1.0, np.random.default_rng(0)))
+    batches = list(load(cells, parts, CPU, Config(mask_ratio=0.4), np.random.default_rng(0)))
     for part, batch in zip(parts, batches, strict=True):
         longest = cells.tokens.lengths[part].max()
         for tensor in (batch.genes, batch.values, batch.targets, batch.mask):
@@ -363,7 +363,7 @@ def test_log(cells, tmp_path):
 def test_progress_is_for_terminals(monkeypatch, capfd, terminal):
     screen = io.StringIO()
     monkeypatch.setattr(
-        trainer, "Console", lambda **_: Console(file=screen, force_terminal=terminal, width=120)
+        progress, "Console", lambda **_: Console(file=screen, force_terminal=terminal, width=120)
     )
     annotate(some_cells())
     shown = screen.getvalue()
