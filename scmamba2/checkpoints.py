@@ -40,7 +40,17 @@ from .model.network import ScMamba2
 from .streams import torch_stream
 from .vocabulary import Vocabulary
 
-__all__ = ["Checkpoint", "Report", "convert", "export", "load", "read_published", "save", "transfer"]
+__all__ = [
+    "Checkpoint",
+    "Report",
+    "check_target",
+    "convert",
+    "export",
+    "load",
+    "read_published",
+    "save",
+    "transfer",
+]
 
 Model = ScMamba2 | Generator
 Folder = str | os.PathLike[str]
@@ -145,14 +155,20 @@ def save(
         text = json.dumps(document, indent=2, ensure_ascii=False)
     except TypeError as error:
         raise ValueError(f"extra and provenance must be plain JSON: {error}") from error
-    if folder.is_dir() and {path.name for path in folder.iterdir()} == FILES:
-        _read_settings(folder)  # not another program's files of these names
-    else:
-        _check_empty(folder)
+    check_target(folder)
     with _appearing(folder) as temporary:
         save_file(_tensors_of(model), temporary / "model.safetensors")
         (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
         vocabulary.save(temporary / "vocab.json")
+
+
+def check_target(folder: Folder) -> None:
+    """Raise a ValueError if :func:`save` would refuse to write to ``folder``; ask before you train."""
+    folder = Path(folder)
+    if folder.is_dir() and {path.name for path in folder.iterdir()} == FILES:
+        _read_settings(folder)  # not another program's files of these names
+    else:
+        _check_empty(folder)
 
 
 def load(folder: Folder, device: str | torch.device = "cpu") -> Checkpoint:

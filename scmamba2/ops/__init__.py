@@ -27,7 +27,7 @@ from .blocked import Settings, Weights, mix_blocked
 from .first import mix_first
 from .reference import mix_reference
 
-__all__ = ["BACKENDS", "Weights", "bimamba2", "bimamba2_first", "choose"]
+__all__ = ["BACKENDS", "Weights", "bimamba2", "bimamba2_first", "choose", "fast_bfloat16"]
 
 BACKENDS: dict[str, Callable[[Tensor, Sequence[Tensor], Tensor, Settings], Tensor]] = {
     "blocked": mix_blocked,
@@ -148,6 +148,14 @@ def _check(
     device = x.device.type
     products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[0].dtype
     return tensors, lengths, Settings(chunk_size, eps, products)
+
+
+def fast_bfloat16(device: torch.device | str) -> bool:
+    """Return whether the device multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 @cache

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from .. import checkpoints
 from ..config import Config, resolve
 from ..model.network import ScMamba2
+from ..ops import fast_bfloat16
 from ..progress import Bar
 from ..streams import stream, torch_stream
 from ..tokenizer import Tokens, bin_values, tokenize
@@ -93,6 +94,8 @@ class Task:
         self.training = Training(**{**self.training_defaults, **training})
         self.seed, self.vocabulary, self.device, self.folder = seed, vocabulary, torch.device(device), folder
         self.min_coverage = min_coverage
+        if self.training.precision == "bfloat16" and not fast_bfloat16(self.device):
+            log.warning("%s does not multiply bfloat16 in hardware: float32 is faster", self.device)
         self._check()
         self.model: ScMamba2 | None = None
         self.history: list[dict[str, float]] = []
