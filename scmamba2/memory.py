@@ -2,9 +2,8 @@
 
 The estimate is a sum that one can check by hand: four copies of the weights, and so many numbers
 per token for each part of the network. ``python tests/scmamba2/measure_memory.py`` measures real
-steps; that is where the constants come from: 60 steps on a CPU with PyTorch 2.13, 0.5 to 4 GB each,
-in both precisions, with and without recomputing, of which the estimate is 0.87 to 1.26 times.
-Nothing was measured on a GPU.
+steps; that is where the constants come from: 60 steps on a CPU with PyTorch 2.13, 0.2 to 2 GB each,
+in both precisions, with and without recomputing. Nothing was measured on a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +19,10 @@ from .ops.blocked import BLOCK_ELEMENTS, KEEP_ELEMENTS
 
 __all__ = ["available", "check", "estimate", "largest_batch"]
 
-EMBEDDING = 36
+PROCESS = 80_000_000
+"""Bytes that the first step takes whatever its size."""
+
+EMBEDDING = 28
 """Float32 numbers per token and channel of the model, of the embeddings and of all passing work."""
 
 DECODER = 10
@@ -33,7 +35,6 @@ def estimate(
     batch_size: int,
     length: int,
     *,
-    precision: str = "float32",
     recompute: bool = False,
 ) -> dict[str, int]:
     """Estimate the bytes that a training step holds at its peak, by part.
@@ -48,27 +49,26 @@ def estimate(
         Cells at a time.
     length
         Tokens of the longest cell.
-    precision
-        ``"float32"`` or ``"bfloat16"``; weights, gradients and Adam's moments are float32 in both.
     recompute
         Whether a layer keeps only its input for the gradient.
 
     Returns
     -------
     dict
-        ``parameters``, ``gradients``, ``optimizer``, ``embeddings``, ``layers``, ``decoders`` and
-        their sum, ``total``.
+        ``process``, ``parameters``, ``gradients``, ``optimizer``, ``embeddings``, ``layers``,
+        ``decoders`` and their sum, ``total``. All are float32, whatever the precision of products.
     """
     weights = [p.numel() * 4 for p in model.parameters()]
     tokens = batch_size * length
     number = tokens * config.d_model * 4
     # A layer keeps its input and the states at the edges of blocks, and if small what it projects.
-    states = 2 * batch_size * -(-length * config.d_inner // BLOCK_ELEMENTS) * config.d_state * config.d_inner
-    layer = number + states * 4
+    edges = (length * config.d_inner - 1) // BLOCK_ELEMENTS
+    layer = number + 2 * batch_size * edges * config.d_state * config.d_inner * 4
     if tokens * config.d_inner <= KEEP_ELEMENTS:
         layer += tokens * (3 * config.d_inner + 2 * config.d_state + config.n_heads) * 4
     n = config.n_layers
     parts = {
+        "process": PROCESS,
         "parameters": sum(weights),
         # The largest is the table of genes; it is looked up twice, so for a moment has two gradients.
         "gradients": sum(weights) + max(weights, default=0),
@@ -87,12 +87,11 @@ def largest_batch(
     most: int,
     length: int,
     *,
-    precision: str = "float32",
     recompute: bool = False,
 ) -> int:
     """Return the largest batch size up to ``most`` whose :func:`estimate` is at most ``room`` bytes, or 0."""
     for size in range(most, 0, -1):
-        if estimate(model, config, size, length, precision=precision, recompute=recompute)["total"] <= room:
+        if estimate(model, config, size, length, recompute=recompute)["total"] <= room:
             return size
     return 0
 
@@ -104,7 +103,6 @@ def check(
     length: int,
     device: torch.device,
     *,
-    precision: str = "float32",
     recompute: bool = False,
 ) -> dict[str, int]:
     """Return the :func:`estimate` of a training step on ``device``, whose model is there already.
@@ -114,12 +112,12 @@ def check(
     ValueError
         If there is less memory available, with the batch size that fits.
     """
-    parts = estimate(model, config, batch_size, length, precision=precision, recompute=recompute)
+    parts = estimate(model, config, batch_size, length, recompute=recompute)
     free = available(device)
     if free is None or parts["total"] - parts["parameters"] <= free:
         return parts
     room = free + parts["parameters"]
-    fits = largest_batch(room, model, config, batch_size, length, precision=precision, recompute=recompute)
+    fits = largest_batch(room, model, config, batch_size, length, recompute=recompute)
     advice = f"batch_size={fits} fits" if fits else "not even batch_size=1 fits"
     if not recompute:
         advice += "; recompute=True needs less memory and more time"

@@ -243,15 +243,14 @@ class _Slice:
         """Write the output ``(b, l, d_model)``.
 
         Return what enters the output projection, ``(b, rows, d_inner)``, and to ``train`` the states
-        that enter the blocks of each direction in the order of its walk, ``(blocks, b, n, d_inner)``.
+        between the blocks of each direction in the order of its walk, ``(blocks - 1, b, n, d_inner)``.
         """
         normed = self.x.new_empty(self.b, self.rows, self.d_inner)
         edges = []
         for mirror in self.settings.directions:
-            state, entering = self.x.new_zeros(self.b, self.n, self.d_inner), []
+            state = self.x.new_zeros(self.b, self.n, self.d_inner)
+            leaving: list[Tensor] = []
             for first, last in self.walk(mirror):
-                if train:
-                    entering.append(state)
                 block = _Block(self, mirror, first, last, state)
                 rows = normed[:, first * self.q : last * self.q]
                 if mirror:
@@ -259,8 +258,10 @@ class _Slice:
                 else:
                     rows.copy_(block.normed)
                 state = block.leaving
+                if train and len(leaving) + 1 < len(self.blocks):
+                    leaving.append(state)
             if train:
-                edges.append(torch.stack(entering))
+                edges.append(torch.stack(leaving) if leaving else state.new_empty(0, *state.shape))
         if self.ragged:
             normed.masked_fill_(self.pad, 0)
         self.product(normed[:, : self.length], self.out_proj.T, out)
@@ -287,7 +288,8 @@ class _Slice:
             folded += self.outer(grad_out, normed)
         for mirror in self.settings.directions:
             grad_state = self.x.new_zeros(b, self.n, self.d_inner)
-            for (first, last), state in zip(self.walk(not mirror), edges[mirror].unbind()[::-1], strict=True):
+            states = [torch.zeros_like(grad_state), *edges[mirror].unbind()][::-1]
+            for (first, last), state in zip(self.walk(not mirror), states, strict=True):
                 block = _Block(self, mirror, first, last, state)
                 rows = slice(first * q, last * q)
                 if normed is not None:

@@ -91,7 +91,6 @@ def train(
         min(settings.batch_size, len(trainer.training)),
         int(cells.tokens.lengths.max()),
         device,
-        precision=settings.precision,
         recompute=settings.recompute,
     )
     if folder is None:

@@ -83,7 +83,7 @@ def step(d_model, n_layers, length, cells, mask_ratio, precision, recompute) -> 
     model.train()
     trainer.train_step([np.arange(1)], "here")  # from now on the optimizer has its state
     trainer.train_step([np.arange(cells)], "here")
-    parts = memory.estimate(model, config, cells, length, precision=precision, recompute=recompute)
+    parts = memory.estimate(model, config, cells, length, recompute=recompute)
     print(json.dumps({"measured": peak() - start, "estimated": parts["total"], **parts}))
 
 
