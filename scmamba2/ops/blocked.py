@@ -56,6 +56,10 @@ HALF_RANGE = 80.0
 Result = TypeVar("Result")
 silu_backward = torch.ops.aten.silu_backward
 
+# glibc hands freed memory back to the system, to be faulted in again page by page, beyond a threshold that
+# follows the largest block ever freed, up to 32 MB. One such block halves the time of short cells.
+torch.empty(31 << 20, dtype=torch.uint8)
+
 
 class Weights(NamedTuple):
     in_proj: Tensor  # (2 * d_inner + 2n + h, d_model)
@@ -160,7 +164,7 @@ class _Slice:
     def __init__(
         self, x: Tensor, lengths: Tensor, w: Weights, settings: Settings, zxbcdt: Tensor | None = None
     ) -> None:
-        self.w, self.settings = w, settings
+        self.w, self.settings, self.inference = w, settings, False
         b, length, _ = x.shape
         d_inner, h = w.norm_weight.numel(), w.dt_bias.numel()
         # Equal chunks waste less than full ones and a remainder: 257 tokens are 5 x 52.
@@ -247,6 +251,9 @@ class _Slice:
         """
         normed = self.x.new_empty(self.b, self.rows, self.d_inner)
         edges = []
+        if not train:
+            self.inference = True  # nothing is needed twice: overwrite
+            F.silu(self.z, inplace=True)
         for mirror in self.settings.directions:
             state = self.x.new_zeros(self.b, self.n, self.d_inner)
             leaving: list[Tensor] = []
@@ -344,7 +351,7 @@ class _Block:
         self.u = torch.addcmul(part.w.conv_bias, part.xbc[:, self.rows], part.taps[0])
         for lag, (mine, theirs) in self.shifts():
             self.u[:, mine].addcmul_(part.xbc[:, theirs], part.taps[lag])
-        x, B, C = F.silu(self.u).split([d_inner, n, n], dim=-1)
+        x, B, C = F.silu(self.u, inplace=part.inference).split([d_inner, n, n], dim=-1)
         self.x = x.view(self.tokens)
         self.B, self.C = (m.reshape(b * c, q, n).to(kind) for m in (B, C))
         self.inward, self.outward = (
@@ -370,7 +377,8 @@ class _Block:
         self.carried = self.C @ self.entered
         self.pairs = self.triangle(self.C @ self.B.mT)
         if part.factorised:
-            ssm = torch.baddbmm(self.carried, self.pairs, self.xs).to(x.dtype)
+            ssm = self.carried if part.inference else self.carried.clone()
+            ssm = ssm.baddbmm_(self.pairs, self.xs).to(x.dtype)
             self.ssm = ssm.view(self.tokens) * self.outward
         else:
             s, e = (a[:, self.chunks].mT for a in part.sums)  # (b, c, h, q)
@@ -382,7 +390,7 @@ class _Block:
             self.ssm = self.carried.to(x.dtype).view(self.tokens) * self.outward
             self.ssm.view(self.heads).add_((self.mixing @ self.xd).transpose(2, 3))
         self.y = torch.addcmul(self.ssm.view(b, c * q, d_inner), x, part.D)
-        self.gate = F.silu(part.z[:, self.rows])
+        self.gate = part.z[:, self.rows] if part.inference else F.silu(part.z[:, self.rows])
         self.normed = self.y * self.gate
         norm = torch.linalg.vector_norm(self.normed, dim=-1, keepdim=True)
         self.rstd = torch.rsqrt(norm.square_() / d_inner + part.settings.eps)
