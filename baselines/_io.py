@@ -37,6 +37,9 @@ class Given:
         All parameters that methods.yaml declares, with the values of this run.
     seed, threads, gpu
         Seed of the run; CPU threads; number of GPUs (0: use the CPU).
+    resume
+        A folder that outlives a kill and goes when the run is ok: a long training keeps its
+        checkpoints there and goes on from them. None when run by hand.
     solution
         The answers. None for every method but the oracle.
     info
@@ -49,6 +52,7 @@ class Given:
     seed: int
     threads: int
     gpu: int
+    resume: Path | None
     solution: ad.AnnData | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -103,12 +107,14 @@ def main(**functions: Callable[[Given], np.ndarray]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     threadpoolctl.threadpool_limits(args.threads)  # by hand as in the suite: threads change last digits
 
+    resume = args.output.parent / "resume"
     given = Given(
         adata=ad.read_h5ad(args.input),
         params=args.params,
         seed=args.seed,
         threads=args.threads,
         gpu=args.gpu,
+        resume=resume if resume.is_dir() else None,
         solution=ad.read_h5ad(args.solution) if args.solution else None,
     )
     result = functions[args.task](given)

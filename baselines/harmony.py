@@ -5,6 +5,7 @@ as the published algorithm. The parameters in methods.yaml are those of the pape
 """
 
 import logging
+from dataclasses import replace
 
 import harmonypy
 import numpy as np
@@ -16,16 +17,7 @@ from baselines.pca import integration as pca
 def integration(given: _io.Given) -> np.ndarray:
     """Return the corrected principal components."""
     params = dict(given.params)
-    components = pca(
-        _io.Given(
-            given.adata,
-            {"n_components": params.pop("n_components")},
-            given.seed,
-            given.threads,
-            given.gpu,
-            info=given.info,
-        )
-    )
+    components = pca(replace(given, params={"n_components": params.pop("n_components")}))
     logging.getLogger("harmonypy").setLevel(logging.WARNING)
     found = harmonypy.run_harmony(
         components,

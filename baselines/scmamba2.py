@@ -4,23 +4,27 @@ The model is the package ``scmamba2`` of this repository. The published weights 
 row says "from scratch" and earns no value verdict.
 """
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 
 from baselines import _io
 from scmamba2 import Annotator, Config, Integrator
+from scmamba2.training import Training
 
-TRAINING = ("epochs", "learning_rate", "batch_size")
+TRAINING = [field.name for field in fields(Training)]
 
 
 def _settings(given: _io.Given) -> dict:
     """Split the parameters into those of the model and those of its training."""
     torch.set_num_threads(given.threads)
     params = dict(given.params)
-    training = {key: params.pop(key) for key in TRAINING}
+    training = {key: params.pop(key) for key in TRAINING if key in params}
     return training | {
         "config": Config(**params),
         "seed": given.seed,
+        "folder": given.resume,
         "device": "cuda" if given.gpu else "cpu",
     }
 

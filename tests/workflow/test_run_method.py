@@ -302,3 +302,30 @@ def test_a_file_is_whole_or_absent(tmp_path):
         raise RuntimeError
     assert json.loads(path.read_text()) == {"old": True}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+COUNTS_STARTS = """
+import os, signal, sys
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--output") + 1]).parent / "resume"
+starts = folder / "starts"
+starts.write_text((starts.read_text() if starts.exists() else "") + "x")
+if len(starts.read_text()) < {needed}:
+    os.kill(os.getpid(), signal.SIGKILL)
+import anndata as ad, numpy as np
+given = ad.read_h5ad(sys.argv[sys.argv.index("--input") + 1])
+out = ad.AnnData(np.zeros((given.n_obs, 0), dtype=np.float32), obs=given.obs[[]])
+out.obsm["X_emb"] = np.random.default_rng(0).normal(size=(given.n_obs, 2))
+out.write_h5ad(sys.argv[sys.argv.index("--output") + 1])
+"""
+
+
+def test_a_killed_run_leaves_its_folder_to_the_next_of_its_kind(wrapper):
+    """Started again it finds what it wrote; with other parameters it does not; afterwards it is gone."""
+    text = COUNTS_STARTS.format(needed=3)
+    for status, resumed in [("failed", False), ("failed", True), ("ok", True)]:
+        _, record = wrapper(text)
+        assert (record["status"], record["resumed"]) == (status, resumed)
+    assert not (wrapper.folder / "resume").exists()
+    wrapper(text)
+    assert not wrapper(text, "--params", '{"a": 1}')[1]["resumed"]

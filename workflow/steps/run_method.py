@@ -246,7 +246,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     args.log.parent.mkdir(parents=True, exist_ok=True)
     args.log.write_text("")
-    output, scratch = folder / "output.h5ad", folder / "scratch"
+    output, scratch, resume = (folder / name for name in ("output.h5ad", "scratch", "resume"))
     output.unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
     prepared = read_json(args.prepared)
@@ -313,6 +313,13 @@ def main() -> int:
         env |= {"MKL_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
         if not args.gpu:
             env["CUDA_VISIBLE_DEVICES"] = ""
+        # What a killed run left for its successor: only for one with the same input, parameters and code.
+        key = [command, prepared["input"]["sha256"], record["commit"]]
+        if not (resume / "key.json").exists() or read_json(resume / "key.json") != key:
+            shutil.rmtree(resume, ignore_errors=True)
+            resume.mkdir()
+            write_json(resume / "key.json", key)
+        record["resumed"] = len(list(resume.iterdir())) > 1
         scratch.mkdir()
         end = watch(command, args.log, args.limit, env, scratch, args.gpu)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -327,6 +334,8 @@ def main() -> int:
             else:
                 status, why = "failed", "bad_output"
                 reason = (answer.stderr.strip() or "the output could not be checked").splitlines()[-1]
+        if status == "ok":
+            shutil.rmtree(resume, ignore_errors=True)
         record |= {"status": status, "why": why, "reason": reason, "info": info}
         record |= {key: value for key, value in end.items() if key != "timed_out"}
         record["input_sha256"] = prepared["input"]["sha256"]
