@@ -41,6 +41,11 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+def code_of(*packages):
+    """The files of packages of this repository: editing one runs again what they compute."""
+    return sorted(path for name in packages for path in (ROOT / name).rglob("*.py"))
+
+
 def recipe_file(wildcards):
     """The recipe of a dataset: editing it prepares the dataset again."""
     recipe = PLAN.datasets[wildcards.dataset].get("recipe")

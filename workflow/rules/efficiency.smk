@@ -10,14 +10,10 @@ if EFFICIENCY:
     rule efficiency:
         """Time the encoders and measure their memory at growing lengths."""
         input:
-            [
-                ROOT / f"workflow/{name}.py"
-                for name in (
-                    "steps/efficiency",
-                    "efficiency/worker",
-                    "efficiency/models",
-                )
-            ],
+            ROOT / "workflow/steps/efficiency.py",
+            ROOT / "workflow/efficiency/worker.py",
+            ROOT / "workflow/efficiency/models.py",
+            code_of("scmamba2"),
         output:
             "<results>/efficiency/measurements.json",
         log:

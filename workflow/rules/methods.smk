@@ -10,6 +10,7 @@ for method, entry in PLAN.methods.items():
         input:
             prepared="<results>/data/{dataset}/{task}/prepared.json",
             script=ROOT / f"baselines/{entry.get('script', method)}.py",
+            code=code_of(*entry.get("uses", [])),
         output:
             f"<results>/runs/{{task}}/{{dataset}}/{method}/{{seed}}/run.json",
         log:
