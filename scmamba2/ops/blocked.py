@@ -81,15 +81,17 @@ class Settings(NamedTuple):
 
 def mix_blocked(x: Tensor, weights: Sequence[Tensor], lengths: Tensor, settings: Settings) -> Tensor:
     """See :func:`scmamba2.ops.bimamba2`; this is its ``"blocked"`` backend."""
-    return _BiMamba2.apply(x, lengths, settings, *weights)
+    train = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
+    return _BiMamba2.apply(x, lengths, settings, train, *weights)
 
 
 class _BiMamba2(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, lengths: Tensor, settings: Settings, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, lengths: Tensor, settings: Settings, train: bool, *tensors: Tensor
+    ) -> Tensor:
         w = Weights(*tensors)
         out = x.new_zeros(x.shape)
-        train = any(ctx.needs_input_grad)
         ctx.keep = train and x.shape[0] * x.shape[1] * w.norm_weight.numel() <= KEEP_ELEMENTS
 
         def run(cells: slice, longest: int) -> list[Tensor]:
@@ -123,7 +125,7 @@ class _BiMamba2(torch.autograd.Function):
         for grad in grads:
             for total, part in zip(totals, grad, strict=True):
                 total += part
-        return grad_x, None, None, *totals
+        return grad_x, None, None, None, *totals
 
 
 def _slices(x: Tensor, lengths: Tensor, w: Weights) -> list[tuple[slice, int]]:
@@ -146,7 +148,9 @@ def _in_threads(function: Callable[..., Result], items: Sequence[tuple[Any, ...]
 
     if workers == 1 or len(items) < 2:
         return [call(item) for item in items]
-    return list(_pool(workers, os.getpid()).map(call, items))
+    results = list(_pool(workers, os.getpid()).map(call, items))
+    torch.set_num_threads(workers)  # what the pool's threads said of themselves is the default of new ones
+    return results
 
 
 @cache

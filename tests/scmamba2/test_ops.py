@@ -285,3 +285,19 @@ def test_errors():
         bimamba2(x, weights, torch.tensor([5, 6]))
     with pytest.raises(ValueError, match="do not fit"):
         bimamba2(x[..., 1:], weights)
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted"), [(torch.no_grad, False), (torch.inference_mode, False), (torch.enable_grad, True)]
+)
+def test_nothing_is_kept_without_need(mode, wanted, monkeypatch):
+    """Trained weights require gradients, also where nobody asks for one."""
+    x, weights = inputs(2, 9)
+    weights = [w.requires_grad_() for w in weights]
+    seen, real = [], blocked._Slice.forward
+    monkeypatch.setattr(
+        blocked._Slice, "forward", lambda self, out, train: seen.append(train) or real(self, out, train)
+    )
+    with mode():
+        out = bimamba2(x, weights)
+    assert seen == [wanted] and out.requires_grad is wanted
