@@ -211,7 +211,7 @@ def console_table(text: pd.DataFrame, title: str, columns: list[str]) -> Table:
     """Return a table for a terminal; claims and verdicts may wrap, numbers never do."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
-        left = column in ("Method", "Claim", "Dataset", "Verdict")
+        left = column in ("Method", "Claim", "On", "Verdict")
         table.add_column(
             column, justify="left" if left else "right", no_wrap=column not in ("Claim", "Verdict")
         )
@@ -254,7 +254,9 @@ def summary(
                 console.print(f"  {method}: {note}", style="dim", markup=False)
         console.print()
     decided = claims_text(claims[~claims["verdict"].isin(["NOT RUN", "NOT TESTABLE"])])
-    console.print(console_table(decided, "Verdicts", ["Claim", "Dataset", "Difference [95 %]", "Verdict"]))
+    # A claim that rests on no dataset is told apart by what it is about.
+    decided["On"] = decided["Dataset"].where(decided["Dataset"] != "", decided["Metric"])
+    console.print(console_table(decided, "Verdicts", ["Claim", "On", "Difference [95 %]", "Verdict"]))
     count = claims["verdict"].value_counts()
     waiting = [f"{count[v]} {v}" for v in ("NOT RUN", "NOT TESTABLE") if v in count]
     if waiting:
