@@ -56,7 +56,7 @@ def estimate(
     -------
     dict
         ``process``, ``parameters``, ``gradients``, ``optimizer``, ``embeddings``, ``layers``,
-        ``decoders`` and their sum, ``total``. All are float32, whatever the precision of products.
+        ``scan``, ``decoders`` and their sum, ``total``. All are float32, whatever the precision of products.
     """
     weights = [p.numel() * 4 for p in model.parameters()]
     tokens = batch_size * length
@@ -66,6 +66,12 @@ def estimate(
     layer = number + 2 * batch_size * edges * config.d_state * config.d_inner * 4
     if tokens * config.d_inner <= KEEP_ELEMENTS:
         layer += tokens * (3 * config.d_inner + 2 * config.d_state + config.n_heads) * 4
+    if config.oov == "pad":  # two passes, each with its own
+        layer *= 2
+    # What the scan of one block holds: the pairs of tokens of each head, the states of each chunk.
+    q = min(length, config.chunk_size)
+    block = max(q, min(tokens, BLOCK_ELEMENTS // config.d_inner))
+    scan = 4 * 4 * block * (config.n_heads * q + config.d_state * config.d_inner // q)
     n = config.n_layers
     parts = {
         "process": PROCESS,
@@ -75,6 +81,7 @@ def estimate(
         "optimizer": 2 * sum(weights),
         "embeddings": EMBEDDING * number,
         "layers": n * number + layer if recompute else n * layer,
+        "scan": scan,
         "decoders": int(DECODER * number * (config.mask_ratio or 0)),
     }
     return parts | {"total": sum(parts.values())}

@@ -116,7 +116,7 @@ class ScMamba2(nn.Module):
         batches
             ``(b,)`` int64, all equal; used by domain-specific batch norm only.
         first_only
-            Return the cell embedding alone, at less work.
+            Return the state of ``<cls>`` alone, at less work; for the readout "cls".
 
         Returns
         -------
@@ -126,8 +126,11 @@ class ScMamba2(nn.Module):
         Raises
         ------
         ValueError
-            With domain-specific batch norm, if ``batches`` is missing or mixed.
+            With domain-specific batch norm, if ``batches`` is missing or mixed; with ``first_only``
+            and another readout.
         """
+        if first_only and self.config.readout != "cls":
+            raise ValueError(f"the readout {self.config.readout!r} needs all tokens, not first_only")
         x = embed_values(self.encoder(genes), values, self.value_encoder)
         if self.dsbn is not None:
             if batches is None:

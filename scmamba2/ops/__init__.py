@@ -57,6 +57,7 @@ def bimamba2(
     All sizes follow from the tensors' shapes.
 
     Under autocast the matrix products take its dtype; decays, states, norms and sums stay float32.
+    float16 overflows where products pass 65,504: prefer bfloat16.
 
     Parameters
     ----------
@@ -130,18 +131,26 @@ def _check(
         and w.in_proj.shape == (d_inner + channels + heads, x.shape[-1])
         and w.out_proj.shape == (x.shape[-1], d_inner)
         and d_inner % heads == 0
+        and w.A_log.shape == w.D.shape == w.dt_bias.shape == (heads,)
+        and w.conv_weight.ndim == 3
+        and w.conv_weight.shape[:2] == (channels, 1)
     )
     if not fits:
         raise ValueError(
-            f"x of shape {tuple(x.shape)} and projections of shape {tuple(w.in_proj.shape)} and "
-            f"{tuple(w.out_proj.shape)} do not fit {d_inner} inner channels, {channels} convolution "
-            f"channels and {heads} heads"
+            f"x of shape {tuple(x.shape)} and weights of shapes "
+            f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in w._asdict().items())} do not fit together"
         )
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
     b, length, _ = x.shape
     if lengths is None:
         lengths = torch.full((b,), length, device=x.device)
-    if lengths.shape != (b,) or (b and (lengths.min() < 0 or lengths.max() > length)):
-        raise ValueError(f"lengths must hold one number from 0 to {length} for each of {b} sequences")
+    if (
+        lengths.is_floating_point()
+        or lengths.shape != (b,)
+        or (b and (lengths.min() < 0 or lengths.max() > length))
+    ):
+        raise ValueError(f"lengths must hold one whole number from 0 to {length} for each of {b} sequences")
     tensors = [x, *w]
     if x.dtype in (torch.float16, torch.bfloat16):
         tensors = [t.float() for t in tensors]

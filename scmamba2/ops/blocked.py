@@ -25,15 +25,16 @@ section 6. Three things make it fast:
   blocks and, for small inputs, the input projection are kept. The gradient of a step's decay is summed
   over what crosses that step; the shorter ``dy_t . y_t - x_t . dx_t`` loses all digits in bfloat16.
 
-Cells are independent, so slices of them run in as many threads as PyTorch has, one thread each.
+Cells are independent, so slices of them, if there are enough, run in as many threads as PyTorch has.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -50,8 +51,9 @@ KEEP_ELEMENTS = 1 << 24
 PIECE_TOKENS = 2048
 """Tokens that a projection takes at a time."""
 
-HALF_RANGE = 80.0
-"""Largest exponent of a factor; exp overflows float32 above 88."""
+HALF_RANGE = 60.0
+"""Largest exponent of a factor. exp overflows float32 above 88 and loses digits below -87; what is left is
+room for the values that the factors multiply, and for small gradients."""
 
 Result = TypeVar("Result")
 silu_backward = torch.ops.aten.silu_backward
@@ -99,7 +101,7 @@ class _BiMamba2(torch.autograd.Function):
             normed, edges = part.forward(out[cells, :longest], train)
             return [part.zxbcdt, normed, *edges] if ctx.keep else edges
 
-        kept = _in_threads(run, _slices(x, lengths, w))
+        kept = list(_in_threads(run, _slices(x, lengths, w)))
         # Saved the official way, activation checkpointing can drop them.
         ctx.save_for_backward(x, lengths, *tensors, *(t for tensors in kept for t in tensors))
         ctx.settings, ctx.counts = settings, [len(tensors) for tensors in kept]
@@ -137,8 +139,8 @@ def _slices(x: Tensor, lengths: Tensor, w: Weights) -> list[tuple[slice, int]]:
     return [(run, longest) for run in runs if (longest := int(lengths[run].max())) > 0]
 
 
-def _in_threads(function: Callable[..., Result], items: Sequence[tuple[Any, ...]]) -> list[Result]:
-    """Call ``function(*item)`` for each item, in threads of one PyTorch thread each if that helps."""
+def _in_threads(function: Callable[..., Result], items: Sequence[tuple[Any, ...]]) -> Iterator[Result]:
+    """Yield ``function(*item)`` for each item; in threads, if there is work for them."""
     workers, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
     def call(item: tuple[Any, ...]) -> Result:
@@ -146,17 +148,28 @@ def _in_threads(function: Callable[..., Result], items: Sequence[tuple[Any, ...]
         with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", enabled=False):
             return function(*item)
 
-    if workers == 1 or len(items) < 2:
-        return [call(item) for item in items]
-    results = list(_pool(workers, os.getpid()).map(call, items))
-    torch.set_num_threads(workers)  # what the pool's threads said of themselves is the default of new ones
-    return results
+    if workers == 1 or len(items) < max(2, workers // 2):
+        yield from map(call, items)
+    else:
+        yield from _pool(workers, os.getpid()).map(call, items)
 
 
-@cache
+@lru_cache(maxsize=1)
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Return a pool; a forked ``process`` needs one of its own."""
-    return ThreadPoolExecutor(workers, "scmamba2", initializer=torch.set_num_threads, initargs=(1,))
+    """Return a pool; the threads of another ``process`` are not there after a fork."""
+    ready = threading.Barrier(workers + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # takes effect here, before it is taken back for others
+        ready.wait()
+
+    pool = ThreadPoolExecutor(workers, "scmamba2", initializer=start)
+    for _ in range(workers):
+        pool.submit(int)
+    ready.wait()
+    torch.set_num_threads(workers)  # the last word on this is the default of threads to come
+    return pool
 
 
 class _Slice:
@@ -196,7 +209,8 @@ class _Slice:
         s = (self.dt * self.A).double().cumsum(2)
         e = F.pad(s[:, :, :-1], (0, 0, 1, 0))
         end = s[:, :, -1:]
-        self.factorised = bool(end.min() > -2 * HALF_RANGE)
+        # float16 ends at 65,504.
+        self.factorised = settings.products != torch.float16 and bool(end.min() > -2 * HALF_RANGE)
         if self.factorised:
             half = end / 2
             self.kept = torch.ones_like(end, dtype=x.dtype)

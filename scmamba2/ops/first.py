@@ -27,6 +27,7 @@ def mix_first(x: Tensor, weights: Sequence[Tensor], lengths: Tensor, settings: S
     taps = conv_weight[:, 0].flip(1).T  # (width, d_inner + 2n), by distance
     kind, ahead = settings.products, len(taps) - 1
     pad = (torch.arange(length, device=x.device) >= lengths[:, None])[..., None]
+    x = x.masked_fill(pad, 0)
     A, projection = -A_log.exp(), in_proj[d_inner:].T.to(kind)
 
     past = x.new_zeros(b, 1, h)  # of dt * A, over the blocks before
@@ -34,7 +35,7 @@ def mix_first(x: Tensor, weights: Sequence[Tensor], lengths: Tensor, settings: S
     for start in range(0, length, BLOCK_TOKENS):
         stop = min(start + BLOCK_TOKENS, length)
         seen = slice(start, min(stop + ahead, length))
-        wide = (x[:, seen].to(kind) @ projection).to(x.dtype).masked_fill(pad[:, seen], 0)
+        wide = (x[:, seen].to(kind) @ projection).to(x.dtype)
         xbc, dt = wide.split([d_inner + 2 * n, h], dim=-1)
         xbc = F.pad(xbc, (0, 0, 0, stop + ahead - seen.stop))
         size = stop - start

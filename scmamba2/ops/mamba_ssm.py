@@ -71,7 +71,7 @@ def mix_mamba_ssm(x: Tensor, weights: Sequence[Tensor], lengths: Tensor, setting
     kind = settings.products
     pad = (torch.arange(length, device=x.device) >= lengths[:, None])[..., None]
 
-    wide = (x.to(kind) @ in_proj.T.to(kind)).masked_fill(pad, 0)
+    wide = x.masked_fill(pad, 0).to(kind) @ in_proj.T.to(kind)
     z, xbc, dt = wide.split([d_inner, d_inner + 2 * n, h], dim=-1)
     # A pad puts nothing into the state and does not let it decay.
     dt = F.softplus(dt.float() + dt_bias).masked_fill(pad, 0)

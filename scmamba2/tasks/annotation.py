@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..training import Batch, Cells
+from ..training import Batch
 from .base import Task, encode_cells
 from .data import read_column
 
@@ -81,10 +81,10 @@ class Annotator(Task):
             When the loss is not finite.
         """
         names = read_column(adata, label_key, "label")
-        (tokens,) = self._tokens(adata)
-        self.classes = sorted(set(names))
-        labels = np.searchsorted(np.array(self.classes), names).astype(np.int64)
-        self._train(self._build(n_classes=len(self.classes)), Cells(tokens, labels=labels), objective)
+        classes = sorted(set(names))
+        labels = np.searchsorted(np.array(classes), names).astype(np.int64)
+        self._fit(adata, objective, {"n_classes": len(classes)}, labels=labels)
+        self.classes = classes
         return self
 
     def predict_proba(self, adata: Any) -> np.ndarray:

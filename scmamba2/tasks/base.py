@@ -83,6 +83,8 @@ class Task:
             )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {device!r}: PyTorch {torch.__version__} finds no GPU here")
         self.pretrained: checkpoints.Checkpoint | None = None
         if pretrained is not None:
             self.pretrained = checkpoints.load(pretrained)
@@ -92,7 +94,8 @@ class Task:
             vocabulary = vocabulary or self.pretrained.vocabulary
         self.config = resolve(config or "tiny", **self.defaults)
         self.training = Training(**{**self.training_defaults, **training})
-        self.seed, self.vocabulary, self.device, self.folder = seed, vocabulary, torch.device(device), folder
+        self.seed, self.device, self.folder = seed, torch.device(device), folder
+        self.given_vocabulary = self.vocabulary = vocabulary
         self.min_coverage = min_coverage
         if self.training.precision == "bfloat16" and not fast_bfloat16(self.device):
             log.warning("%s does not multiply bfloat16 in hardware: float32 is faster", self.device)
@@ -134,6 +137,7 @@ class Task:
         extra = {
             "task": type(self).__name__,
             "seed": self.seed,
+            "min_coverage": self.min_coverage,
             "training": asdict(self.training),
             "history": self.history,
             "learnt": {name: getattr(self, name) for name in self.learnt},
@@ -163,6 +167,7 @@ class Task:
         task = cls(
             checkpoint.model.config,
             seed=extra.get("seed", 0),
+            min_coverage=extra.get("min_coverage", 0.1),
             vocabulary=checkpoint.vocabulary,
             device=device,
             **extra.get("training", {}),
@@ -178,21 +183,17 @@ class Task:
             raise RuntimeError(f"this {type(self).__name__} is not fitted: call fit first")
         return self.model
 
-    def _build(self, **heads: Any) -> ScMamba2:
-        assert self.vocabulary is not None
-        with torch_stream(self.seed, "init"):
-            model = ScMamba2(self.config, len(self.vocabulary), pad_id=self.vocabulary.pad, **heads)
-        if self.pretrained is not None:
-            report = checkpoints.transfer(model, self.pretrained.model.state_dict())
-            log.info("from the checkpoint:\n%s", report)
-        model.mamba_encoder.recompute = self.training.recompute
-        return model.to(self.device)
+    def _fit(self, adata: Any, objective: Objective, heads: dict[str, Any], **known: np.ndarray) -> None:
+        """Build a model with ``heads`` and train it on ``adata``, of which ``known`` is :class:`Cells`.
 
-    def _train(self, model: ScMamba2, cells: Cells, objective: Objective) -> None:
-        """Train what :meth:`_build` built."""
+        A failure leaves the task as it was.
+        """
+        vocabulary = self.given_vocabulary or Vocabulary.from_genes(adata.var_names)
+        (tokens,) = self._tokens(adata, vocabulary)
+        model = self._build(vocabulary, heads)
         self.history = train(
             model,
-            cells,
+            Cells(tokens, **known),
             objective,
             self.config,
             self.training,
@@ -201,24 +202,33 @@ class Task:
             folder=self.folder,
             title=type(self).__name__,
         )
-        self.model = model
+        self.model, self.vocabulary = model, vocabulary
 
-    def _tokens(self, adata: Any, size: int | None = None) -> Iterator[Tokens]:
+    def _build(self, vocabulary: Vocabulary, heads: dict[str, Any]) -> ScMamba2:
+        with torch_stream(self.seed, "init"):
+            model = ScMamba2(self.config, len(vocabulary), pad_id=vocabulary.pad, **heads)
+        if self.pretrained is not None:
+            report = checkpoints.transfer(model, self.pretrained.model.state_dict())
+            log.info("from the checkpoint:\n%s", report)
+        model.mamba_encoder.recompute = self.training.recompute
+        return model.to(self.device)
+
+    def _tokens(self, adata: Any, vocabulary: Vocabulary, size: int | None = None) -> Iterator[Tokens]:
         """Check the data, then bin and tokenise ``size`` cells at a time, all at once if None.
 
         The same data gives the same tokens every time, whatever the size.
         """
-        if self.vocabulary is None:
-            self.vocabulary = Vocabulary.from_genes(adata.var_names)
-        genes = match_genes(adata, self.vocabulary, self.min_coverage)
+        if not adata.n_obs:
+            raise ValueError("adata has no cells")
+        genes = match_genes(adata, vocabulary, self.min_coverage)
         self.coverage = genes.coverage
         known = np.flatnonzero(genes.ids >= 0)
         log.info("%d of %d genes known, by %s", len(known), adata.n_vars, genes.source)
         check_values(adata, known)
         ids, columns = genes.ids, known
         if self.config.oov == "pad":
-            ids, columns = np.where(ids < 0, self.vocabulary.pad, ids), np.arange(adata.n_vars)
-        special = self.vocabulary.cls, self.vocabulary.pad
+            ids, columns = np.where(ids < 0, vocabulary.pad, ids), np.arange(adata.n_vars)
+        special = vocabulary.cls, vocabulary.pad
         draw_bins, draw_tokens = stream(self.seed, "bins"), stream(self.seed, "tokens")
         for cells in chunks(adata.n_obs, size or adata.n_obs):
             matrix = read_values(adata, cells)[:, columns]
@@ -230,9 +240,10 @@ class Task:
     ) -> np.ndarray:
         """Apply ``function(cell embeddings)`` to all cells, unmasked, in evaluation mode."""
         self._fitted().eval()
+        assert self.vocabulary is not None
         rows: list[np.ndarray] = []
         with Bar(f"{type(self).__name__}, embedding", adata.n_obs) as bar, torch.inference_mode():
-            for tokens in self._tokens(adata, CHUNK):
+            for tokens in self._tokens(adata, self.vocabulary, CHUNK):
                 done = sum(map(len, rows))
                 part = None if batches is None else batches[done : done + len(tokens.lengths)]
                 rows.append(self._map_cells(Cells(tokens, batches=part), function, bar))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.losses import nonzero_nll, squared_error
-from ..training import Batch, Cells
+from ..training import Batch
 from .base import Task, encode, unit
 from .data import read_column
 
@@ -85,10 +85,11 @@ class Integrator(Task):
             When the loss is not finite.
         """
         names = read_column(adata, batch_key, "batch")
-        (tokens,) = self._tokens(adata)
-        self.batch_key, self.batches = batch_key, sorted(set(names))
-        model = self._build(n_batches=len(self.batches), explicit_zeros=True, mvc=True, adversarial=True)
-        self._train(model, Cells(tokens, batches=self._batch_ids(names)), objective)
+        batches = sorted(set(names))
+        ids = np.searchsorted(np.array(batches), names).astype(np.int64)
+        heads = {"n_batches": len(batches), "explicit_zeros": True, "mvc": True, "adversarial": True}
+        self._fit(adata, objective, heads, batches=ids)
+        self.batch_key, self.batches = batch_key, batches
         return self
 
     def transform(self, adata: Any) -> np.ndarray:

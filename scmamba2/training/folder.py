@@ -43,10 +43,14 @@ class Folder:
     def write(self, state: dict[str, Any]) -> None:
         """Write a checkpoint of tensors and plain values."""
         fresh = self.path / "state.pt.tmp"
-        with open(fresh, "wb") as file:
-            torch.save({"identity": self.identity, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(fresh, "wb") as file:
+                torch.save({"identity": self.identity, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as the latter
+            fresh.unlink(missing_ok=True)
+            raise OSError(f"{fresh} cannot be written ({error}): is the disk full?") from error
         if self.last.exists():
             self.last.replace(self.previous)
         fresh.replace(self.last)

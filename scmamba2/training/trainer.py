@@ -64,8 +64,9 @@ def train(
         Where to compute, and where the model is.
     folder
         Where to write checkpoints and ``log.jsonl``: a line on the training, then one per epoch.
-        Called again with the same folder, an interrupted training goes on, and on the CPU ends
-        with the same numbers, bit for bit, as an uninterrupted one. A finished one is read back.
+        Called again with the same folder, an interrupted training goes on, and on the CPU, with as
+        many threads, ends with the same numbers, bit for bit, as an uninterrupted one. A finished
+        one is read back.
     title
         Of the progress bar, which only a terminal shows.
 
@@ -112,6 +113,7 @@ def train(
         "cells": {"training": len(trainer.training), "validation": len(trainer.validation)},
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "bytes": needed,
+        "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "scmamba2": __version__,
         "torch": torch.__version__,
@@ -155,6 +157,7 @@ class Trainer:
             if folder is not None:
                 if (state := folder.read()) is not None:
                     self.restore(state)
+                    del state  # a copy of everything
                 folder.log(self.history)
             n = len(self.training)
             with Bar(title, self.settings.epochs * n, len(self.history) * n + self.cells_done) as bar:
@@ -220,8 +223,9 @@ class Trainer:
             total += values["loss"] * size
             for name, value in values.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value * size
-        if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip or math.inf)
+        if not torch.isfinite(norm):  # a step would leave NaN in the weights and in the checkpoint
+            raise RuntimeError(f"the gradient is not finite in {place}: lower learning_rate")
         self.optimizer.step()
         return total / cells
 

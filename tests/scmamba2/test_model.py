@@ -301,6 +301,12 @@ def test_the_cell_alone_and_the_layers_computed_twice(lengths):
             torch.testing.assert_close(a, e, rtol=0, atol=1e-10)
 
 
+def test_a_readout_of_all_tokens_refuses_the_first_alone():
+    model = ScMamba2(dataclasses.replace(SMALL, readout="average"), 40)
+    with pytest.raises(ValueError, match="'average' needs all tokens"):
+        model(*cells(), first_only=True)
+
+
 def test_domain_batch_norm():
     norms = DomainBatchNorm(3, 8, affine=False)
     assert not list(norms.parameters()) and list(DomainBatchNorm(3, 8, True).parameters())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import threading
 
 import pytest
 import torch
@@ -136,6 +137,11 @@ def test_threads_change_nothing(threads, monkeypatch):
         got = run(by("blocked", lengths), *tensors)
         with torch.inference_mode():
             assert torch.equal(bimamba2(*tensors, lengths), expected[0])
+        others = []
+        other = threading.Thread(target=lambda: others.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        assert (torch.get_num_threads(), others) == (threads, [threads]), "others keep their threads"
     finally:
         torch.set_num_threads(1)
     assert all(torch.equal(a, e) for a, e in zip(got, expected, strict=True))
@@ -176,8 +182,39 @@ def test_pads_have_no_influence(backend, filling):
     for a, e in zip(got, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=0)
     assert (got[0][pad] == 0).all() and (got[1][pad] == 0).all()
-    first = bimamba2_first(x, weights, lengths)
-    torch.testing.assert_close(first, expected[0][:, 0], rtol=0, atol=1e-12)
+    first = run(lambda x, w: bimamba2_first(x, w, lengths), x, weights)
+    torch.testing.assert_close(first[0], expected[0][:, 0], rtol=0, atol=1e-12)
+    assert all(torch.isfinite(t).all() for t in first)
+
+
+def test_float16_overflows_no_factor():
+    """Factors reach exp(60), float16 only 65,504: there decays are formed for each pair."""
+    x, weights = inputs(2, 300, heads=2, headdim=64, n=16, d_model=32, dtype=torch.float32)
+    expected = bimamba2(x, weights)
+    with torch.autocast("cpu", torch.float16):
+        got = bimamba2(x, weights)
+    assert (got - expected).norm() <= 1e-2 * expected.norm()
+
+
+def test_small_gradients_keep_their_digits():
+    """Where the factors are largest that are allowed, a small gradient must not become denormal."""
+    x, weights = inputs(1, 64, heads=1, headdim=64, n=16, d_model=32)
+    step, rate = 0.99 * 2 * blocked.HALF_RANGE / 64 / 16, 16.0
+    flat = weights.in_proj.clone()
+    flat[-1] = 0  # every token has the same step
+    weights = weights._replace(
+        in_proj=flat,
+        A_log=torch.full((1,), math.log(rate), dtype=torch.float64),
+        dt_bias=torch.full((1,), math.log(math.expm1(step)), dtype=torch.float64),
+    )
+    expected = run(by("reference"), x, weights)
+    leaves = [t.float().requires_grad_() for t in (x, *weights)]
+    out = bimamba2(leaves[0], leaves[1:])
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (out * weight.float() * 1e-12).sum().backward()
+    for name, leaf, e in zip(NAMES[1:], leaves, expected[1:], strict=True):
+        if name not in ("A_log", "dt_bias"):
+            assert (leaf.grad.double() * 1e12 - e).norm() <= 1e-4 * e.norm(), name
 
 
 @pytest.mark.parametrize("backend", ["reference", "blocked"])
@@ -285,6 +322,12 @@ def test_errors():
         bimamba2(x, weights, torch.tensor([5, 6]))
     with pytest.raises(ValueError, match="do not fit"):
         bimamba2(x[..., 1:], weights)
+    with pytest.raises(ValueError, match=r"A_log \(1,\).* do not fit"):
+        bimamba2(x, weights._replace(A_log=weights.A_log[:1]))
+    with pytest.raises(ValueError, match="chunk_size"):
+        bimamba2(x, weights, chunk_size=0)
+    with pytest.raises(ValueError, match="whole number"):
+        bimamba2(x, weights, torch.tensor([5.0, 5.0]))
 
 
 @pytest.mark.parametrize(

@@ -166,3 +166,32 @@ def test_streams():
             draws.append(torch.rand(3))
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_failed_fit_leaves_the_task_as_it_was(cells):
+    model = Annotator(SMALL, epochs=1, learning_rate=1e-3).fit(cells)
+    before = model.predict(cells).tolist()
+    other = cells.copy()
+    other.obs["label"] = "liver"
+    other.X[3, 3] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(other)
+    assert model.classes == ["type 0", "type 1", "type 2"] and model.predict(cells).tolist() == before
+
+    fresh = integrator()
+    twice = cells.copy()
+    twice.var_names = ["G0", "G0", *cells.var_names[2:]]
+    with pytest.raises(ValueError, match="var_names_make_unique"):
+        fresh.fit(twice)
+    twice.var_names_make_unique()
+    assert fresh.fit(twice).coverage == 1
+    twice.var_names = [f"other{i}" for i in range(40)]
+    assert fresh.fit(twice).coverage == 1, "a second fit has the genes of its own data"
+
+
+def test_no_cells_and_no_gpu(cells):
+    with pytest.raises(ValueError, match="no cells"):
+        integrator().fit(cells[:0])
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="finds no GPU"):
+            Annotator(device="cuda")

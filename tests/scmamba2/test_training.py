@@ -374,6 +374,27 @@ def test_progress_is_for_terminals(monkeypatch, capfd, terminal):
         assert shown == ""
 
 
+def test_a_gradient_that_is_not_finite_stops_before_it_is_learnt(cells, tmp_path):
+    model = Annotator(SMALL, epochs=2, learning_rate=1e-3, folder=tmp_path, save_every=1)
+    real, calls = annotation.objective, []
+
+    def poisoned(net, batch):
+        terms = real(net, batch)
+        calls.append(1)
+        if len(calls) == 3:  # a finite loss whose gradient is not
+            weight = net.cls_decoder.out_layer.weight
+            terms["poison"] = torch.sqrt((weight - weight.detach()).square().sum())
+        return terms
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(annotation, "objective", poisoned)
+        with pytest.raises(RuntimeError, match=r"the gradient is not finite in epoch 1 \(train\)"):
+            model.fit(cells)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert all(torch.isfinite(t).all() for t in state["model"].values())
+    assert len(model.fit(cells).history) == 2, "it goes on from the last good step"
+
+
 # --- memory
 
 
@@ -458,7 +479,8 @@ def test_estimate_counts_what_it_says():
         model = ScMamba2(Config(), 1000)
     sizes = {b: memory.estimate(model, Config(), b, 100) for b in (0, 1)}
     bytes_of_weights = model.count_parameters() * 4
-    assert sizes[0]["total"] == memory.PROCESS + 4 * bytes_of_weights + 1000 * 64 * 4
+    fixed = memory.PROCESS + sizes[0]["scan"]
+    assert sizes[0]["total"] == fixed + 4 * bytes_of_weights + 1000 * 64 * 4
     # Input 64, projection 2 x 128 + 2 x 64 + 2, norm 128.
     assert sizes[1]["layers"] == 2 * 4 * 100 * (64 + 256 + 128 + 2 + 128)
     # Too large for its projection: input, and two states of 64 x 128 at each of 97 edges of blocks.
