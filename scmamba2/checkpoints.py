@@ -157,11 +157,13 @@ def save(
         raise ValueError(f"extra and provenance must be plain JSON: {error}") from error
     check_target(folder)
     with _appearing(folder) as temporary:
+        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
         try:
             save_file(_tensors_of(model), temporary / "model.safetensors")
         except SafetensorError as error:
             raise OSError(f"{folder} cannot be written ({error}): is the disk full?") from error
-        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
+        # The library makes files that only their owner may read.
+        (temporary / "model.safetensors").chmod((temporary / "config.json").stat().st_mode)
         vocabulary.save(temporary / "vocab.json")
 
 

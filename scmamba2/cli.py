@@ -19,22 +19,29 @@ from . import __version__
 
 __all__ = ["main"]
 
+log = logging.getLogger("scmamba2")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return its exit code."""
     args = parser().parse_args(arguments)
-    level = logging.WARNING if args.quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if args.quiet else logging.INFO)
     try:
         args.run(args)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        goes_on = ": the same command goes on where it was" if args.run is finetune else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         if args.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
     return 0
 
 
@@ -154,6 +161,8 @@ def finetune(args: argparse.Namespace) -> None:
     from .tasks.integration import Integrator
 
     checkpoints.check_target(args.output)
+    if args.output.exists():
+        log.info("%s will be replaced", args.output)
     adata = _read(args.cells)
     given = {
         "epochs": args.epochs,
@@ -178,7 +187,7 @@ def finetune(args: argparse.Namespace) -> None:
     model.fit(adata, args.key)
     model.save(args.output)
     last = model.history[-1]
-    print(
+    say(
         f"{args.output}: {model.n_parameters:,} parameters, {model.coverage:.1%} of the genes known, "
         f"{len(model.history)} epochs, validation loss {last['valid_loss']:.4g} at the end"
     )
@@ -195,7 +204,7 @@ def predict(args: argparse.Namespace) -> None:
     adata = _read(args.cells)
     model = load(args.model, args.device, batch_size=args.batch_size, precision=args.precision)
     if not isinstance(model, Annotator):
-        raise ValueError(f"{args.model} is a {type(model).__name__}; labels need an Annotator")
+        raise ValueError(f"{args.model} was saved by {type(model).__name__}; labels need an Annotator")
     proba = model.predict_proba(adata)
     adata.obs["scmamba2_label"] = np.array(model.classes)[proba.argmax(1)]
     adata.obs["scmamba2_probability"] = proba.max(1)
@@ -208,12 +217,13 @@ def convert(args: argparse.Namespace) -> None:
 
     if args.to_published:
         checkpoints.export(args.source, args.target)
+        say("their layout has no place for the task: classes, batches and rules of tokens stay behind")
     else:
         checkpoint = checkpoints.convert(args.source, args.target)
-        print(checkpoint.report)
+        say(str(checkpoint.report))
         for note in checkpoint.provenance["notes"]:
-            print(f"note: {note}")
-    print(f"written to {args.target}")
+            say(f"note: {note}")
+    say(f"written to {args.target}")
 
 
 def doctor(args: argparse.Namespace) -> None:
@@ -289,7 +299,13 @@ def _write(adata: Any, path: Path) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    print(f"{path}: {adata.n_obs:,} cells")
+    say(f"{path}: {adata.n_obs:,} cells")
+
+
+def say(text: str) -> None:
+    """Print what was done, unless asked to be quiet."""
+    if log.isEnabledFor(logging.INFO):
+        print(text)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from ..streams import stream, torch_stream
 from ..tokenizer import Tokens, bin_values, tokenize
 from ..training import Batch, Cells, Objective, Training, load, minibatches, train
 from ..vocabulary import Vocabulary
-from .data import CHUNK, check_values, chunks, match_genes, read_values
+from .data import CHUNK, VERSION, check_values, chunks, match_genes, read_values
 
 __all__ = ["Task"]
 
@@ -83,6 +83,8 @@ class Task:
             )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.split(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"device must be cpu, cuda or auto, not {device!r}")
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {device!r}: PyTorch {torch.__version__} finds no GPU here")
         self.pretrained: checkpoints.Checkpoint | None = None
@@ -188,7 +190,9 @@ class Task:
 
         A failure leaves the task as it was.
         """
-        vocabulary = self.given_vocabulary or Vocabulary.from_genes(adata.var_names)
+        vocabulary = self.given_vocabulary
+        if vocabulary is None:
+            vocabulary = Vocabulary.from_genes(VERSION.sub(r"\1", name) for name in adata.var_names)
         (tokens,) = self._tokens(adata, vocabulary)
         model = self._build(vocabulary, heads)
         self.history = train(
@@ -216,7 +220,9 @@ class Task:
     def _tokens(self, adata: Any, vocabulary: Vocabulary, size: int | None = None) -> Iterator[Tokens]:
         """Check the data, then bin and tokenise ``size`` cells at a time, all at once if None.
 
-        The same data gives the same tokens every time, whatever the size.
+        The same cells in the same order give the same tokens every time, whatever the size and
+        whatever the order of the genes. Where genes are sampled or bins drawn, a cell's draws depend
+        on its place among the cells.
         """
         if not adata.n_obs:
             raise ValueError("adata has no cells")
@@ -225,9 +231,19 @@ class Task:
         known = np.flatnonzero(genes.ids >= 0)
         log.info("%d of %d genes known, by %s", len(known), adata.n_vars, genes.source)
         check_values(adata, known)
-        ids, columns = genes.ids, known
+        # In the order of the vocabulary: the model reads a sequence, and files order their genes as they
+        # like. The released code, of which "pad" is a part, follows the file.
+        ids, columns = genes.ids, known[np.argsort(genes.ids[known])]
         if self.config.oov == "pad":
             ids, columns = np.where(ids < 0, vocabulary.pad, ids), np.arange(adata.n_vars)
+        room = (self.config.max_length or len(columns) + 1) - 1
+        if self.config.include_zero_genes and len(columns) > room:
+            log.warning(
+                "%d genes, but max_length leaves room for %d: each cell keeps a random part of them. "
+                "Select highly variable genes first, or raise max_length",
+                len(columns),
+                room,
+            )
         special = vocabulary.cls, vocabulary.pad
         draw_bins, draw_tokens = stream(self.seed, "bins"), stream(self.seed, "tokens")
         for cells in chunks(adata.n_obs, size or adata.n_obs):

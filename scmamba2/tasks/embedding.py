@@ -96,6 +96,10 @@ def embed(
     ValueError
         For unusable data or a wrong checkpoint, saying why.
     """
+    if not hasattr(adata, "obsm"):
+        raise TypeError(f"embed needs an AnnData object, not {type(adata).__name__}")
+    if adata.isbacked and adata.is_view:
+        raise ValueError("a view of backed data cannot be written to: call to_memory() first")
     if not isinstance(model, Task):
         model = load(model, device, batch_size=batch_size, precision=precision)
     embedding = model.embed(adata)

@@ -114,7 +114,10 @@ class Integrator(Task):
     def _batch_ids(self, names: np.ndarray) -> np.ndarray:
         unknown = sorted(set(names) - set(self.batches))
         if unknown:
-            raise ValueError(f"batches {unknown} were not seen in fit: {self.batches}")
+            raise ValueError(
+                f"batches {', '.join(unknown)} in {self.batch_key!r} were not seen in fit, only "
+                f"{', '.join(self.batches)}: each batch has a norm of its own, so fit on all of them"
+            )
         return np.searchsorted(np.array(self.batches), names).astype(np.int64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import platform
@@ -23,6 +24,8 @@ from .folder import Folder, digest
 from .settings import Training
 
 __all__ = ["train"]
+
+log = logging.getLogger("scmamba2")
 
 CHANGES = ("order", "history", "best", "step", "cells_done", "sums", "seconds")
 """Attributes of the trainer that change, besides its model, optimizer and generators."""
@@ -205,6 +208,9 @@ class Trainer:
         rate = float(self.optimizer.param_groups[0]["lr"])
         row = {"epoch": epoch + 1, "learning_rate": rate, **terms, "seconds": seconds}
         self.history.append({**row, "cells_per_s": len(self.training) / seconds})
+        if bar.disable:  # nobody sees the bar: a line an epoch
+            losses = f"loss {row['train_loss']:.4g}, validation {row['valid_loss']:.4g}"
+            log.info("epoch %d/%d: %s, %.0f s", epoch + 1, settings.epochs, losses, seconds)
         self.step, self.cells_done, self.sums, self.seconds = 0, 0, {}, 0.0
         self.order = self.shuffle.bit_generator.state
         if settings.keep == "best" and self.best_epoch() == epoch + 1:

@@ -48,6 +48,9 @@ def test_fine_tune_embed_and_go_on(file, tmp_path, capsys):
     second = tmp_path / "second"
     assert finetune("annotation", "label", file, second, "--model", model, "--quiet") == 0
     assert call("predict", file, "--model", second, "--output", output) == 0
+    capsys.readouterr()
+    assert call("predict", file, "--model", second, "--output", output, "--quiet") == 0
+    assert capsys.readouterr().out == ""
     obs = ad.read_h5ad(output).obs
     assert set(obs["scmamba2_label"]) <= {"type 0", "type 1", "type 2"}
     assert obs["scmamba2_probability"].between(1 / 3 - 1e-6, 1 + 1e-6).all()
@@ -86,6 +89,7 @@ def test_doctor(file, tmp_path, capsys):
         ("finetune annotation {f} --key label --output {t}/m --preset huge", "unknown preset 'huge'"),
         ("finetune annotation {f} --key label --output {t}", "is there already and is not a checkpoint"),
         ("finetune annotation {f} --key label --output {t}/m --epochs 0", "epochs must be a whole number"),
+        ("finetune annotation {f} --key label --output {t}/m --device banana", "must be cpu, cuda or auto"),
         ("convert {t}/no {t}/m", "args.json cannot be read"),
         ("doctor {t}", "config.json cannot be read"),
     ],

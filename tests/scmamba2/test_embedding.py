@@ -93,6 +93,10 @@ def test_genes_by_symbol_or_ensembl_identifier(pretrained, cells, caplog):
     versioned = cells.copy()
     versioned.var_names = [f"ENSG{i:011d}.{i % 7}" for i in range(40)]
     assert data.match_genes(versioned, vocabulary).coverage == 1
+    fitted = Annotator(SMALL, **TRAINING).fit(versioned)
+    versioned.var_names = [f"ENSG{i:011d}.9" for i in range(40)]
+    assert fitted.embed(versioned).shape == (120, 32) and fitted.coverage == 1
+    versioned.var_names = [f"ENSG{i:011d}.{i % 7}" for i in range(40)]
     assert (data.match_genes(versioned, vocabulary).ids == np.arange(40)).all()
 
 
@@ -148,3 +152,24 @@ def test_cells_alone_equal_the_first_of_all_tokens(cells):
         model.model.mamba_encoder
     ).forward(model.model.mamba_encoder, x, lengths, False)
     np.testing.assert_allclose(model.transform(cells), expected, atol=1e-6)
+
+
+def test_the_order_of_the_genes_does_not_count(cells):
+    """The model reads a sequence; it is that of the vocabulary, whatever that of the file."""
+    order = np.random.default_rng(0).permutation(40)
+    for model in (Integrator(SMALL, **TRAINING), Annotator(SMALL, **TRAINING)):
+        expected = model.fit(cells).embed(cells)
+        np.testing.assert_allclose(model.embed(cells[:, order].copy()), expected, atol=1e-6)
+
+
+def test_more_genes_than_tokens_is_said(cells, caplog):
+    Integrator(Config(d_model=32, n_layers=1, headdim=32, max_length=21), **TRAINING).fit(cells)
+    assert "40 genes, but max_length leaves room for 20" in caplog.text
+
+
+def test_embed_wants_an_anndata_that_it_can_write_to(pretrained, cells, tmp_path):
+    with pytest.raises(TypeError, match="AnnData object, not str"):
+        scmamba2.embed("cells.h5ad", pretrained)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(ValueError, match="to_memory"):
+        scmamba2.embed(ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")[:5], pretrained)
