@@ -2,8 +2,9 @@
 
 The estimate is a sum that one can check by hand: four copies of the weights, and so many numbers
 per token for each part of the network. ``python tests/scmamba2/measure_memory.py`` measures real
-steps; that is where the constants come from: 60 steps on a CPU with PyTorch 2.13, 0.2 to 2 GB each,
-in both precisions, with and without recomputing. Nothing was measured on a GPU.
+steps; the constants were fitted by hand to 50 of them on a CPU with PyTorch 2.13, 0.2 to 2.2 GB each,
+in both precisions, with and without recomputing. Expect a third too much or too little. Nothing was
+measured on a GPU.
 """
 
 from __future__ import annotations
