@@ -1,5 +1,5 @@
 # SC-MAMBA2, reproduced: snakemake --cores all --use-conda
-# Data walks one way: fetch -> prepare -> run_method -> score -> judge -> tables; figures follow from score.
+# Data walks one way: fetch -> tidy -> prepare -> run_method -> score -> judge -> tables; figures follow from score.
 
 import sys
 from pathlib import Path
@@ -38,6 +38,12 @@ rule all:
 rule download:
     input:
         fetched_of_plan(),
+    localrule: True
+
+
+rule prepare:
+    input:
+        prepared_of_plan(),
     localrule: True
 
 

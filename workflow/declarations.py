@@ -192,6 +192,21 @@ class Plan:
             for task in self.datasets[name]["tasks"]
         ]
 
+    @property
+    def to_download(self) -> list[str]:
+        """Datasets that ``snakemake download`` brings: the selected ones, then ``also_download``."""
+        also = self.config.get("also_download", [])
+        selected = self.config["select"]["datasets"]
+        return [
+            *selected,
+            *(name for name in (self.datasets if also == "all" else also) if name not in selected),
+        ]
+
+    @property
+    def to_prepare(self) -> list[str]:
+        """Those of them that have a recipe; the others are files only, such as checkpoints."""
+        return [name for name in self.to_download if {"recipe", "obs"} & set(self.datasets[name])]
+
     def methods_for(self, task: str) -> list[str]:
         return list(self.config["select"]["methods"].get(task, []))
 
@@ -249,9 +264,14 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
 
     for name, entry in datasets.items():
         needs = {"label", "batch"} if "integration" in entry["tasks"] else {"label"}
-        if "recipe" not in entry and needs - set(entry.get("obs", {})):
+        if entry["tasks"] and "recipe" not in entry and needs - set(entry.get("obs", {})):
             raise DeclarationError(
                 f"workflow/datasets.yaml: {name}: needs a recipe, or obs with {' and '.join(sorted(needs))}"
+            )
+        if (recipe := entry.get("recipe")) and not (WORKFLOW / f"recipes/{recipe}.py").is_file():
+            stems = [path.stem for path in (WORKFLOW / "recipes").glob("[!_]*.py")]
+            raise DeclarationError(
+                f"workflow/datasets.yaml: {name}: no workflow/recipes/{recipe}.py{closest(recipe, stems)}"
             )
 
     for table, entries in (("datasets", datasets), ("methods", methods)):
@@ -271,6 +291,15 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
     for name in select["datasets"]:
         if name not in datasets:
             fail(f"select.datasets: unknown dataset {name!r}{closest(name, datasets)}")
+        if not datasets[name]["tasks"]:
+            fail(
+                f"select.datasets: no task reads {name!r} yet; name it in also_download to download and "
+                "prepare it"
+            )
+    also = config.get("also_download", [])
+    for name in [] if also == "all" else also:
+        if name not in datasets:
+            fail(f"also_download: unknown dataset {name!r}{closest(name, datasets)}")
     for task, names in select["methods"].items():
         able = [m for m in methods if task in methods[m]["tasks"]]
         for name in names:

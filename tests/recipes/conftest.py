@@ -53,25 +53,40 @@ def scanpy_file() -> Path:
 def assert_tidy() -> Callable[..., None]:
     """A function that checks an AnnData against the recipes' contract."""
 
-    def check(adata: Any, *, batches: bool, gene_id: bool = False) -> None:
-        for matrix in (adata.X, adata.layers["counts"]):
+    def check(
+        adata: Any,
+        *,
+        batches: bool = False,
+        obs: list[str] | None = None,
+        gene_id: bool = False,
+        var: tuple[str, ...] = (),
+        counts: bool = True,
+        x: bool = False,
+        uns: tuple[str, ...] = (),
+    ) -> None:
+        matrices = [adata.layers["counts"]] * counts + [adata.X] * x
+        for matrix in matrices:
             assert isinstance(matrix, sp.csr_matrix) and matrix.dtype == np.float32
             assert matrix.has_sorted_indices and (matrix.data > 0).all()
-            assert np.array_equal(matrix.data, np.round(matrix.data))
-        assert (adata.X != adata.layers["counts"]).nnz == 0
-        assert adata.X is not adata.layers["counts"]
-        assert list(adata.layers) == ["counts"]
-        assert list(adata.obs) == (["batch", "label"] if batches else ["label"])
+        assert x == (adata.X is not None)
+        if counts:
+            values = adata.layers["counts"].data
+            assert np.array_equal(values, np.round(values))
+        assert list(adata.layers) == ["counts"] * counts
+        obs = obs or (["batch", "label"] if batches else ["label"])
+        assert list(adata.obs) == obs
         for name in adata.obs:
+            if name not in ("label", "batch", "split", "condition", "modality"):
+                continue
             assert adata.obs[name].dtype == "category"
             assert all(isinstance(c, str) for c in adata.obs[name].cat.categories)
             assert not adata.obs[name].isna().any()
-        if batches:
+        if "batch" in adata.obs:
             assert adata.obs["batch"].nunique() > 1
-        assert list(adata.var) == (["gene_id"] if gene_id else [])
+        assert list(adata.var) == [*(["gene_id"] if gene_id else []), *var]
         assert adata.obs_names.is_unique and adata.var_names.is_unique
         assert not len(adata.obsm) and not len(adata.varm) and not len(adata.obsp)
-        assert adata.raw is None and list(adata.uns) == ["recipe"]
+        assert adata.raw is None and sorted(adata.uns) == sorted(["recipe", *uns])
         assert all(isinstance(v, (str, int, float)) for v in adata.uns["recipe"].values())
 
     return check

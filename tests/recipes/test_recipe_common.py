@@ -19,7 +19,8 @@ RECIPES = ("pbmc_cite", "pbmc68k", "pbmc10k", "pbmc10k_mini")
 def test_recipe_has_one_public_function(name: str) -> None:
     module = importlib.import_module(f"workflow.recipes.{name}")
     assert module.__doc__
-    assert list(inspect.signature(module.load).parameters) == ["files"]
+    assert list(inspect.signature(module.load).parameters) == ["files", "entry"]
+    assert isinstance(module.VERSION, int)
     assert inspect.getdoc(module.load)
 
 

@@ -12,7 +12,7 @@ from support import entry, make_cells
 from workflow import tasks
 from workflow.files import checksum
 from workflow.splits import batch_split, stratified_split
-from workflow.steps.prepare import load_tidy, write_h5ad
+from workflow.steps.tidy import load_tidy, write
 from workflow.tasks.genes import mark_highly_variable
 from workflow.tidy import DataError, log_normalize
 
@@ -22,7 +22,9 @@ SECRET = "a type that only query cells have"
 def tidy(adata: ad.AnnData, tmp_path, **changed) -> ad.AnnData:
     path = tmp_path / "cells.h5ad"
     adata.write_h5ad(path)
-    return load_tidy("test", entry("file:cells.h5ad", **changed), {"cells": path})
+    data, _ = load_tidy("test", entry("file:cells.h5ad", **changed), {"cells": path})
+    log_normalize(data)
+    return data
 
 
 def part(adata: ad.AnnData, task: str) -> tuple[ad.AnnData, ad.AnnData, dict]:
@@ -51,7 +53,7 @@ def test_integration_input_is_the_same_whatever_the_labels(cells, tmp_path):
     permuted.obs["label"] = np.random.default_rng(1).permutation(adata.obs["label"].to_numpy())
     for name, one in (("a", adata), ("b", permuted)):
         given, _, _ = part(one, "integration")
-        write_h5ad(given, tmp_path / f"{name}.h5ad")
+        write(given, tmp_path / f"{name}.h5ad")
     assert checksum(tmp_path / "a.h5ad") == checksum(tmp_path / "b.h5ad")
     assert "type 0" not in every_string(tmp_path / "a.h5ad")
 
@@ -63,7 +65,7 @@ def test_annotation_input_is_the_same_whatever_the_query_labels(cells, tmp_path)
     assert given.obs["label"][query].isna().all()
     assert given.obs["label"][~query].notna().all()
     assert list(solution.obs["label"]) == list(adata.obs["label"][query].astype(str))
-    write_h5ad(given, tmp_path / "a.h5ad")
+    write(given, tmp_path / "a.h5ad")
 
     # the same split, given by batch, with other query labels: the input must not move by a byte
     adata.obs["batch"] = np.where(query, "q", "r")
@@ -73,7 +75,7 @@ def test_annotation_input_is_the_same_whatever_the_query_labels(cells, tmp_path)
     labels[query] = SECRET
     changed.obs["label"] = labels
     for name, one in (("b", adata), ("c", changed)):
-        write_h5ad(tasks.get("annotation").make_io(one, settings)[0], tmp_path / f"{name}.h5ad")
+        write(tasks.get("annotation").make_io(one, settings)[0], tmp_path / f"{name}.h5ad")
     assert checksum(tmp_path / "b.h5ad") == checksum(tmp_path / "c.h5ad")
     assert SECRET not in every_string(tmp_path / "c.h5ad")
     assert "type 0" in every_string(tmp_path / "c.h5ad")  # the reference keeps its labels
@@ -88,7 +90,7 @@ def test_other_slots_of_the_source_do_not_travel(cells, tmp_path):
     cells.raw = cells.copy()
     for task in tasks.NAMES:
         given, _, _ = part(tidy(cells, tmp_path), task)
-        write_h5ad(given, tmp_path / "input.h5ad")
+        write(given, tmp_path / "input.h5ad")
         assert SECRET not in every_string(tmp_path / "input.h5ad")
         assert set(given.obs) <= {"batch", "split", "label"}
         assert not given.obsm and not given.uns and given.raw is None
@@ -249,7 +251,7 @@ def test_genes_are_chosen_on_the_reference_alone(tmp_path):
 
 def test_gene_choice_retries_a_wider_span_and_says_so(mini):
     """At span 0.3 the loess of seurat_v3 fails on the small batch of this real data."""
-    adata = load_tidy(
+    adata, _ = load_tidy(
         "mini",
         entry("x")
         | {

@@ -1,20 +1,29 @@
-"""Data recipes: one module per dataset, each turning downloaded files into one tidy AnnData.
+"""Data recipes: modules that turn downloaded files into a tidy dataset.
 
 The contract
 ------------
-``workflow/recipes/<name>.py`` has one public function, ``load(files)``, where ``files`` maps the
-source names that the dataset declares to local paths. The recipe never downloads anything. It
-returns an ``anndata.AnnData`` of RNA only with
+``workflow/recipes/<name>.py`` has a number ``VERSION``, which grows when its result changes, and one public
+function, ``load(files, entry)``. ``files`` maps the source names that the dataset declares to local paths
+(an optional source may be absent); ``entry`` is the dataset's declaration, so that one recipe can serve
+several datasets. The recipe never downloads anything. It returns an ``anndata.AnnData`` with
 
-* ``X``: raw counts, ``scipy.sparse.csr_matrix`` of ``float32``; ``layers["counts"]`` is the same;
-* ``obs["label"]``: cell type, categorical of str;
-* ``obs["batch"]``: categorical of str, present only where there is more than one batch;
+* ``layers["counts"]``: raw counts, ``scipy.sparse.csr_matrix`` of ``float32``. A dataset that declares
+  ``values: lognorm`` has none;
+* ``X``: nothing, unless the files' own log-normalised values matter (``values: lognorm``, and perturbation
+  data): then csr of ``float32``;
+* ``obs``, categorical of str, those that the dataset has: ``label`` (cell type), ``batch`` (two or more),
+  ``split`` (reference or query), ``condition`` (perturbation), ``modality``. Other columns only where a task or
+  an audit reads them, under their own names;
 * ``obs_names``: unique; ``var_names``: gene symbols, made unique;
 * ``var["gene_id"]``: Ensembl ids, where they are known;
-* ``uns["recipe"]``: flat dict of plain str and numbers worth recording, such as thresholds.
+* ``uns["recipe"]``: flat dict of plain str and numbers worth recording, such as what was dropped.
 
-``obsm``, ``varm``, ``obsp`` and ``raw`` are empty. Wrong input raises ``ValueError`` with one
-sentence that names the file, the key, what was found and what was expected.
+``obsm``, ``varm``, ``obsp`` and ``raw`` are empty. A recipe of several modalities returns a
+``mudata.MuData``: modalities ``rna``, ``atac``, ``protein``, each with ``layers["counts"]`` and no columns of
+obs, and the columns above in the obs of the whole.
 
-Recipes are imported as parts of this package (``workflow.recipes.<name>``).
+A large matrix may stay on disk (``_common.open_h5ad``): it is checked and written by blocks.
+
+Wrong input raises ``ValueError`` with one sentence that names the file, the key, what was found and what was
+expected. The step ``tidy`` checks the result against the declaration and adds ``uns["source"]``.
 """

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata.io import read_elem, sparse_dataset
 from anndata.utils import make_index_unique
 
 
@@ -197,6 +199,42 @@ def tidy(
     var = pd.DataFrame(index=make_index_unique(pd.Index([str(name) for name in symbols])))
     if gene_id is not None:
         var["gene_id"] = [str(value) for value in gene_id]
-    return ad.AnnData(
-        X=counts, obs=obs, var=var, layers={"counts": counts.copy()}, uns={"recipe": dict(facts)}
-    )
+    return ad.AnnData(obs=obs, var=var, layers={"counts": counts}, uns={"recipe": dict(facts)})
+
+
+def open_h5ad(path: Path, *slots: str) -> ad.AnnData:
+    """Open a large h5ad file: names and columns in memory, the matrices asked for left on disk.
+
+    Parameters
+    ----------
+    path
+        The file.
+    *slots
+        ``"X"`` and ``"layers/<name>"``, as many as are needed; nothing else is read, ``uns`` neither.
+
+    Returns
+    -------
+    ``obs`` and ``var`` as they are, and the matrices as ``anndata.abc.CSRDataset`` (float32 or not), or
+    in memory where the file holds them dense or by column. An on-disk matrix is read by slices of rows;
+    the file stays open as long as the process.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as h5ad, or a slot is not there.
+    """
+    try:
+        file = h5py.File(path)
+        obs, var = read_elem(file["obs"]), read_elem(file["var"])
+        matrices = {}
+        for slot in slots:
+            if slot not in file:
+                found = ["X"] * ("X" in file) + [f"layers/{name}" for name in file.get("layers", [])]
+                raise ValueError(f"{path}: {slot} is missing, found {', '.join(found) or 'no matrix'}")
+            by_row = "csr" in str(file[slot].attrs.get("encoding-type", ""))
+            matrices[slot] = sparse_dataset(file[slot]) if by_row else sp.csr_matrix(read_elem(file[slot]))
+    except (OSError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: found no readable AnnData ({reason}), expected h5ad") from error
+    layers = {slot.removeprefix("layers/"): m for slot, m in matrices.items() if slot != "X"}
+    return ad.AnnData(X=matrices.get("X"), obs=obs, var=var, layers=layers)

@@ -46,6 +46,7 @@ from scipy.io import mmread
 from ._common import as_counts, check_shape, source, tidy
 from ._old_pickle import Table, read_old_pickle
 
+VERSION = 1
 EXPECTED_SHAPE = (11990, 3346)
 EXPECTED_BATCHES = {"0": 8030, "1": 3960}
 EXPECTED_LABELS = 9
@@ -249,7 +250,7 @@ def read_gene_ids(path: Path) -> list[str]:
     return ids.tolist()
 
 
-def load(files: dict[str, Path]) -> ad.AnnData:
+def load(files: dict[str, Path], entry: dict | None = None) -> ad.AnnData:
     """Return PBMC 10k with raw counts.
 
     Parameters

@@ -15,11 +15,12 @@ import anndata as ad
 
 from ._common import as_counts, check_shape, column, read_h5ad, source, tidy
 
+VERSION = 1
 EXPECTED_SHAPE = (2433, 1767)
 EXPECTED_LABELS = 9
 
 
-def load(files: dict[str, Path]) -> ad.AnnData:
+def load(files: dict[str, Path], entry: dict | None = None) -> ad.AnnData:
     """Return the development piece of PBMC 10k.
 
     Parameters

@@ -29,6 +29,7 @@ import scipy.sparse as sp
 
 from ._common import as_counts, check_shape, column, read_h5ad, source, tidy
 
+VERSION = 1
 EXPECTED_SHAPE = (700, 765)
 EXPECTED_LABELS = 10
 MAX_DEVIATION = 0.2
@@ -80,7 +81,7 @@ def recover_counts(log_scaled: sp.csr_matrix, path: Path) -> tuple[sp.csr_matrix
     return as_counts(matrix, path, "raw.X"), unit
 
 
-def load(files: dict[str, Path]) -> ad.AnnData:
+def load(files: dict[str, Path], entry: dict | None = None) -> ad.AnnData:
     """Return the reduced PBMC 68k data with their raw UMI counts.
 
     Parameters

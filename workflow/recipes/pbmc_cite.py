@@ -27,6 +27,7 @@ import pandas as pd
 
 from ._common import as_counts, check_shape, column, read_h5ad, source, tidy
 
+VERSION = 1
 EXPECTED_SHAPE = (400, 15792)
 GATES = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56")
 UNGATED = "ungated"
@@ -104,7 +105,7 @@ def gate(positive: pd.DataFrame) -> np.ndarray:
     return np.select([rule for rule, _ in rules], [name for _, name in rules], default=UNGATED)
 
 
-def load(files: dict[str, Path]) -> ad.AnnData:
+def load(files: dict[str, Path], entry: dict | None = None) -> ad.AnnData:
     """Return the two CITE-seq batches with labels derived from their proteins.
 
     Parameters

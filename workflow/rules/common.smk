@@ -47,9 +47,14 @@ def code_of(*packages):
 
 
 def recipe_file(wildcards):
-    """The recipe of a dataset: editing it prepares the dataset again."""
-    recipe = PLAN.datasets[wildcards.dataset].get("recipe")
-    return ROOT / (f"workflow/recipes/{recipe}.py" if recipe else "workflow/tidy.py")
+    """The recipe of a dataset: editing it makes the dataset tidy again."""
+    recipe = PLAN.datasets[wildcards.dataset].get("recipe", "columns")
+    return ROOT / f"workflow/recipes/{recipe}.py"
+
+
+def task_files(wildcards):
+    """The code that parts a dataset for a task: editing it prepares the dataset again."""
+    return [ROOT / f"workflow/tasks/{name}.py" for name in (wildcards.task, "genes")]
 
 
 def sources_of(wildcards):
@@ -60,20 +65,24 @@ def sources_of(wildcards):
 def local_files(wildcards):
     """Local files of a dataset that are there: editing one fetches the dataset again."""
     sources = PLAN.datasets[wildcards.dataset]["sources"].values()
+    urls = [u if isinstance(u, str) else u["url"] for s in sources for u in s["urls"]]
     paths = [
-        ROOT / url.removeprefix("file:")
-        for s in sources
-        for url in s["urls"]
-        if url.startswith("file:")
+        ROOT / url.removeprefix("file:") for url in urls if url.startswith("file:")
     ]
     return [path for path in paths if path.is_file()]
 
 
 def entry_of(wildcards):
-    """What preparing reads of a declaration: changing it prepares the dataset again."""
+    """What a recipe and its check read of a declaration: changing it makes the dataset tidy again."""
     entry = PLAN.datasets[wildcards.dataset]
-    parts = {key: entry.get(key) for key in ("recipe", "obs", "expect")}
-    return json.dumps(parts | {"task": entry["tasks"][wildcards.task]}, sort_keys=True)
+    keys = ("recipe", "obs", "var", "values", "options", "expect")
+    return json.dumps({key: entry.get(key) for key in keys}, sort_keys=True)
+
+
+def settings_of(wildcards):
+    """Settings of a dataset for a task: changing them prepares the dataset again."""
+    settings = PLAN.datasets[wildcards.dataset]["tasks"][wildcards.task]
+    return json.dumps(settings, sort_keys=True)
 
 
 def words_of_plan(wildcards):
@@ -139,23 +148,35 @@ def scores_of_plan(wildcards):
 
 
 def fetched_of_plan():
-    """Record of the files of every dataset."""
-    return expand(
-        "<results>/data/{dataset}/fetch.json",
-        dataset=PLAN.config["select"]["datasets"],
-    )
+    """Record of the files of everything that is to be downloaded."""
+    return expand("<results>/data/{dataset}/fetch.json", dataset=PLAN.to_download)
+
+
+def prepared_of_plan():
+    """Record of every dataset that is to be prepared, and of the selected ones for each task."""
+    tidy = expand("<results>/data/{dataset}/tidy.json", dataset=PLAN.to_prepare)
+    return [*tidy, *prepared_of_selection()]
+
+
+def prepared_of_selection():
+    """Record of every selected dataset, prepared for each task."""
+    return [
+        f"<results>/data/{dataset}/{task}/prepared.json" for task, dataset in PLAN.pairs
+    ]
 
 
 def records_of_plan():
     """Every record of the selection: of files, of prepared datasets and of runs."""
-    prepared = [
-        f"<results>/data/{dataset}/{task}/prepared.json" for task, dataset in PLAN.pairs
-    ]
+    files = expand(
+        "<results>/data/{dataset}/{record}.json",
+        dataset=PLAN.config["select"]["datasets"],
+        record=["fetch", "tidy"],
+    )
     runs = [
         f"<results>/runs/{run.task}/{run.dataset}/{run.method}/{run.seed}/run.json"
         for run in PLAN.runs
     ]
-    return [*fetched_of_plan(), *prepared, *runs]
+    return [*files, *prepared_of_selection(), *runs]
 
 
 def in_paper(wildcards):

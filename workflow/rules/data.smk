@@ -1,4 +1,4 @@
-# fetch -> prepare
+# fetch -> tidy -> prepare
 
 
 rule fetch:
@@ -19,12 +19,43 @@ rule fetch:
         " 2> >(tee {log} >&2)"
 
 
-rule prepare:
-    """Make a dataset tidy, check it, and part it into input and solution."""
+rule tidy:
+    """Make a dataset tidy by its recipe, and check it."""
     input:
         fetched="<results>/data/{dataset}/fetch.json",
-        code=[ROOT / "workflow/steps/prepare.py", ROOT / "workflow/tidy.py"],
+        code=[
+            ROOT / "workflow/steps/tidy.py",
+            ROOT / "workflow/tidy.py",
+            ROOT / "workflow/recipes/_common.py",
+        ],
         recipe=recipe_file,
+    output:
+        "<results>/data/{dataset}/tidy.json",
+    log:
+        "<results>/logs/tidy/{dataset}.log",
+    conda:
+        "../../envs/bench.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        entry=entry_of,
+    shell:
+        "python -m workflow.steps.tidy --dataset {wildcards.dataset}"
+        " --fetched {input.fetched} --record {output}"
+        " 2> >(tee {log} >&2)"
+
+
+rule prepare_task:
+    """Part a tidy dataset into what methods see and what only scoring sees."""
+    input:
+        tidy="<results>/data/{dataset}/tidy.json",
+        code=[
+            ROOT / "workflow/steps/prepare.py",
+            ROOT / "workflow/tidy.py",
+            ROOT / "workflow/splits.py",
+        ],
+        task=task_files,
     output:
         "<results>/data/{dataset}/{task}/prepared.json",
     log:
@@ -35,8 +66,8 @@ rule prepare:
         mem_mb=16000,
         runtime=60,
     params:
-        entry=entry_of,
+        task=settings_of,
     shell:
         "python -m workflow.steps.prepare --dataset {wildcards.dataset}"
-        " --task {wildcards.task} --fetched {input.fetched} --record {output}"
+        " --task {wildcards.task} --tidy {input.tidy} --record {output}"
         " 2> >(tee {log} >&2)"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workflow.files import read_json
 
-RECORDS = ("fetch.json", "prepared.json", "run.json")
+RECORDS = ("fetch.json", "tidy.json", "prepared.json", "run.json")
 
 
 def main() -> int:
