@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from workflow.recipes import gene2go
+from workflow.recipes import _old_pickle, gene2go
 
 TERMS = {
     "KLF1": {"GO:0005515", "GO:0003677"},
@@ -43,7 +43,7 @@ def test_gene2go(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize("name", ["system", "eval", "partial", "touch", "getattr"])
 @pytest.mark.parametrize("place", ["whole", "key", "value", "term"])
 def test_a_pickle_that_calls_something_does_nothing(
-    tmp_path: Path, protocol: int, name: str, place: str
+    tmp_path: Path, monkeypatch, protocol: int, name: str, place: str
 ) -> None:
     trace, path = tmp_path / "trace", tmp_path / "gene2go_all.pkl"
     evil = Smuggled(
@@ -62,9 +62,16 @@ def test_a_pickle_that_calls_something_does_nothing(
         "term": TERMS | {"TP53": {"GO:0005515", evil}},
     }[place]
     path.write_bytes(pickle.dumps(content, protocol=protocol))
-    with pytest.raises(ValueError, match="gene2go_all.pkl: found a pickle that is not read .*not admitted"):
-        gene2go.read_gene2go(path)
-    assert not trace.exists()
+    loaded = []
+    with monkeypatch.context() as watch:  # it is refused before it is loaded ...
+        watch.setattr(_old_pickle._Unpickler, "load", loaded.append)
+        with pytest.raises(
+            ValueError, match="gene2go_all.pkl: found a pickle that is not read .*not admitted"
+        ):
+            gene2go.read_gene2go(path)
+    with pytest.raises(pickle.UnpicklingError, match="not admitted"):  # ... and would be while it is loaded
+        _old_pickle._Unpickler(path.read_bytes(), _old_pickle._SETS).load()
+    assert not loaded and not trace.exists()
     if name in ("system", "touch") and place == "value":  # the same bytes do run in the ordinary way
         pickle.loads(path.read_bytes())
         assert trace.exists()
