@@ -411,7 +411,7 @@ def load(files: dict[str, Path], entry: dict) -> ad.AnnData:
 
     Returns
     -------
-    The screen. X, which may be large, stays on disk where the file holds it as csr.
+    The screen. Its matrices, which may be large, stay on disk where the file holds them as csr.
 
     Raises
     ------
@@ -431,13 +431,10 @@ def load(files: dict[str, Path], entry: dict) -> ad.AnnData:
         matrices = {k: None if m is None else sp.csr_matrix(m[:])[keep] for k, m in matrices.items()}
     adata = ad.AnnData(obs=adata.obs[keep], var=adata.var)
     values, counts = matrices["X"], matrices["counts"]
-    if layer:
-        counts = as_counts(counts[:], path, "layers['counts']")
-    elif with_counts:
+    if with_counts and not layer:
         counts = as_counts(values[:], path)
         values = _log_normalised(counts)
-    if values.dtype != np.float32:
-        values = sp.csr_matrix(values[:]).astype(np.float32)
+    values, counts = _float32(values), _float32(counts)
     some = sp.csr_matrix(values[:_ROWS]).data
     if (some == np.round(some)).all():
         raise ValueError(f"{path}: X: found whole numbers only, expected log-normalised values")
@@ -481,6 +478,13 @@ def _has_counts(path: Path) -> bool:
             return "layers/counts" in file
     except OSError:
         return False
+
+
+def _float32(matrix: Any) -> Any:
+    """The matrix itself, on disk or not, if it is ``float32``; else such a copy in memory."""
+    return (
+        matrix if matrix is None or matrix.dtype == np.float32 else sp.csr_matrix(matrix[:], dtype=np.float32)
+    )
 
 
 def _log_normalised(counts: sp.csr_matrix) -> sp.csr_matrix:
