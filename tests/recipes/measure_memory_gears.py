@@ -2,10 +2,10 @@
 
     python tests/recipes/measure_memory_gears.py --folder /some/large/disk
 
-It writes a made-up file in the layout of GEARS with the real numbers of cells, genes and conditions, prepares
-it in a process of its own, prints what that took, and deletes both files. The share of values above zero is an
-assumption, as no source states it for Replogle. It is 8 % in Norman; the sizes of the files suggest about 21 %
-in Adamson and up to 40 % in Replogle K562, whose cells were sequenced deepest.
+It writes a made-up file in the layout of GEARS with the real numbers of cells, genes and conditions,
+prepares it in a process of its own, prints what that took, and deletes both files. The share of values above
+zero is an assumption, as no source states it for Replogle. It is 8 % in Norman; the sizes of the files
+suggest about 21 % in Adamson and up to 40 % in Replogle K562, whose cells were sequenced deepest.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ pickled anew.
 * ``gene2go``: a pickled dict, gene symbol -> set of GO ids (such as ``GO:0005515``);
 * ``go_graph``: ``go_essential_all.csv`` with the columns ``source``, ``target`` and ``importance``. The
   importance of two genes is the number of GO terms that both have, over the number that either has.
-  GEARS writes importances above 0.1 only, in both directions, and of each gene with itself.
+  GEARS writes importances above 0.1 only, in both directions, and of each gene with itself. So its
+  genes are the perturbations that GEARS knows by default, and its third file, a pickle that lists them, is
+  not needed.
 """
 
 from __future__ import annotations
