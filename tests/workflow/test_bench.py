@@ -179,7 +179,8 @@ def test_nothing_is_left_to_do_and_forgetting_failures_runs_just_them_again(brok
     ("record", "rule"),
     [
         ("data/good/fetch.json", "fetch"),
-        ("data/good/integration/prepared.json", "prepare"),
+        ("data/good/tidy.json", "tidy"),
+        ("data/good/integration/prepared.json", "prepare_task"),
         ("runs/integration/good/pca/0/run.json", "run_pca"),
     ],
 )
@@ -228,15 +229,20 @@ def test_a_changed_source_is_fetched_again_and_a_changed_word_is_written_again(b
     bench.config(["cells"], {"integration": ["pca"]}, [0])
     make_cells(seed=1).write_h5ad(path)
     assert re.search(r"^fetch +1", planned(), re.M)
-    # without fetching again, preparing refuses a file that is not the one that was fetched
-    fetched = bench.folder / "out/data/cells/fetch.json"
-    assert prepare_again(bench, fetched)["reason"].startswith(f"{path} (source 'cells') changed after")
+    # without fetching again, the next step refuses a file that is not the one that was fetched
+    data = bench.folder / "out/data/cells"
+    reason = step_again(bench, "tidy", "--fetched", data / "fetch.json")["reason"]
+    assert reason.startswith(f"{path} (source 'cells') changed after")
+    tidy = bench.folder / "out/data/cells/tidy.h5ad"
+    tidy.write_bytes(tidy.read_bytes() + b"more")
+    reason = step_again(bench, "prepare", "--task", "integration", "--tidy", data / "tidy.json")["reason"]
+    assert reason == f"{tidy} is gone or changed; delete {data / 'tidy.json'} and run again"
 
 
-def prepare_again(bench: Bench, fetched) -> dict:
-    record = bench.folder / "prepared.json"
-    command = [*bench.command()[:1], "-m", "workflow.steps.prepare", "--dataset", "cells"]
-    command += ["--task", "integration", "--fetched", str(fetched), "--record", str(record)]
+def step_again(bench: Bench, step: str, *arguments) -> dict:
+    record = bench.folder / f"again/{step}.json"
+    command = [*bench.command()[:1], "-m", f"workflow.steps.{step}", "--dataset", "cells"]
+    command += [*map(str, arguments), "--record", str(record)]
     subprocess.run([*command, "--on-failure", "record"], cwd=bench.folder, check=True, capture_output=True)
     return read_json(record)
 

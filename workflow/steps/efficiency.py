@@ -1,4 +1,4 @@
-"""Step 3b: time the encoders at growing lengths; every measurement is a record, whatever became of it.
+"""Step 4b: time the encoders at growing lengths; every measurement is a record, whatever became of it.
 
 ``status`` of a measurement: ok, out_of_memory, timeout, failed, not_installed, or skipped, where the
 lengths before it say that it would take more than the limits allow. Processes import this module again,

@@ -1,4 +1,4 @@
-"""Step 6c: draw time and peak memory of a cell against the length of its sequence."""
+"""Step 7c: draw time and peak memory of a cell against the length of its sequence."""
 
 from __future__ import annotations
 

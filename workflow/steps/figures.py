@@ -1,4 +1,4 @@
-"""Step 6b: draw one dataset: the cells as every method sees them, and the headline with every seed.
+"""Step 7b: draw one dataset: the cells as every method sees them, and the headline with every seed.
 
 PNG for people, SVG beside it for print; the same rows give the same picture.
 """

@@ -1,4 +1,4 @@
-"""Step 5: gather every row, and give each claim its verdict."""
+"""Step 6: gather every row, and give each claim its verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 3: run one method once, watch it, and leave a record whatever happens.
+"""Step 4: run one method once, watch it, and leave a record whatever happens.
 
 Standard library only, because it runs in the method's own environment. The record's ``status`` is one of
 

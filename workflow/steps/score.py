@@ -1,4 +1,4 @@
-"""Step 4: score all seeds of one method on one dataset.
+"""Step 5: score all seeds of one method on one dataset.
 
 Writes one row per run, metric and unit (Parquet) and the records of the runs beside it (JSON). A run
 that is not ok has a record and no row; an output that changed after its record was written is refused.

@@ -1,4 +1,4 @@
-"""Step 6a: the tables, as CSV for machines, Markdown and HTML for people, and the closing summary."""
+"""Step 7a: the tables, as CSV for machines, Markdown and HTML for people, and the closing summary."""
 
 from __future__ import annotations
 
