@@ -381,6 +381,10 @@ def test_a_screen_needs_controls(made: ad.AnnData, tmp_path: Path) -> None:
     files = save(made, tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match="obs key 'condition': found no cell with 'ctrl', expected controls"):
         gears.load(files, {"options": {"drop": ["ctrl"]}})
+    with pytest.raises(
+        ValueError, match="obs key 'condition': found no 'D.ctrl', expected the conditions that"
+    ):
+        gears.load(files, {"options": {"drop": ["D+ctrl"]}})
 
 
 def test_wrong_files_are_named(norman: dict[str, Path]) -> None:

@@ -360,7 +360,7 @@ def _columns(adata: ad.AnnData, options: Mapping[str, Any], path: Path) -> tuple
     if correct:
         facts["cell_type_corrected"] = ", ".join(f"{old} -> {new}" for old, new in sorted(correct.items()))
     if "control" in adata.obs:
-        wrong = int((column(adata, "control", path).isin(["1", "True"]) != control).sum())
+        wrong = int((column(adata, "control", path).isin(["1", "1.0", "True"]) != control).sum())
         if wrong:
             raise ValueError(
                 f"{path}: obs key 'control': found {wrong} cells where it says other than 'condition', "
@@ -424,8 +424,14 @@ def load(files: dict[str, Path], entry: dict) -> ad.AnnData:
     with_counts = (entry.get("values") or "counts") == "counts"
     layer = with_counts and _has_counts(path)
     adata = open_h5ad(path, "X", *(["layers/counts"] if layer else []))
-    dropped = list(options.get("drop", []))
-    keep = ~column(adata, "condition", path).isin(dropped).to_numpy()
+    dropped, label = list(options.get("drop", [])), column(adata, "condition", path)
+    unknown = sorted(set(dropped) - set(label))
+    if unknown:
+        raise ValueError(
+            f"{path}: obs key 'condition': found no {unknown[0]!r}, expected the conditions that options: "
+            "{drop: [...]} of the entry leaves out"
+        )
+    keep = ~label.isin(dropped).to_numpy()
     matrices = {"X": adata.X, "counts": adata.layers["counts"] if layer else None}
     if not keep.all():
         matrices = {k: None if m is None else sp.csr_matrix(m[:])[keep] for k, m in matrices.items()}
