@@ -211,8 +211,12 @@ def check_tidy(
             if not modality and (sums == 0).any():
                 empty = np.flatnonzero(sums == 0)
                 fail(f"{len(empty)} cells have no counts, first {part.obs_names[empty[0]]!r}")
-        else:
-            check_lognorm(part, f"{source}: {where}")
+        elif "counts" in part.layers:
+            fail(f"{where}layers['counts'] is there, but the declaration says values: lognorm")
+        elif part.X is None:
+            fail(f"{where}X is missing; expected log-normalised values (values: lognorm)")
+        if part.X is not None:
+            check_lognorm(part.X, f"{source}: {where}X")
     known = [column for column in COLUMNS if column in data.obs]
     if not {"label", "condition"} & set(known):
         fail(f"obs column 'label' is missing (found: {', '.join(data.obs.columns) or 'none'})")
@@ -228,16 +232,18 @@ def check_tidy(
     return found
 
 
-def check_lognorm(part: ad.AnnData, place: str) -> None:
-    """Raise unless X holds log-normalised values and no layer pretends to be counts."""
-    if "counts" in part.layers:
-        raise DataError(f"{place}layers['counts'] is there, but the declaration says values: lognorm")
-    if part.X is None:
-        raise DataError(f"{place}X is missing; expected log-normalised values (values: lognorm)")
-    for block in row_blocks(part.X):
-        if not np.isfinite(block.data).all() or (block.data < 0).any():
-            worst = block.data[~(np.isfinite(block.data) & (block.data >= 0))][0]
-            raise DataError(f"{place}X has the value {worst:g}; expected log-normalised values, 0 or more")
+def check_lognorm(matrix: Any, place: str) -> None:
+    """Raise unless every value may be a log-normalised one: finite, not negative.
+
+    Raises
+    ------
+    DataError
+        With the first value that is neither.
+    """
+    for block in row_blocks(matrix):
+        wrong = block.data[~(np.isfinite(block.data) & (block.data >= 0))]
+        if len(wrong):
+            raise DataError(f"{place} has the value {wrong[0]:g}; expected log-normalised values, 0 or more")
 
 
 def log_normalize(adata: ad.AnnData) -> None:
