@@ -1,7 +1,7 @@
 """Writers of small synthetic files with the structure of the multi-omic downloads, and what tidy ones have.
 
-The numbers in these files are random and mean nothing; columns, kinds of columns, names and layout are those of
-the real files, as far as they are known.
+The numbers in these files are random and mean nothing; columns, kinds of columns, names and layout are those
+of the real files, as far as they are known.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 GLUE_TYPES = (
-    "CD14 Mono|CD16 Mono|CD4 Naive|CD4 TCM|CD4 TEM|CD8 Naive|CD8 TEM_1|CD8 TEM_2|HSPC|Intermediate B|MAIT|Memory B|"
-    "NK|Naive B|Plasma|Treg|cDC|gdT|pDC"
+    "CD14 Mono|CD16 Mono|CD4 Naive|CD4 TCM|CD4 TEM|CD8 Naive|CD8 TEM_1|CD8 TEM_2|HSPC|Intermediate B|MAIT|"
+    "Memory B|NK|Naive B|Plasma|Treg|cDC|gdT|pDC"
 ).split("|")
 BMMC_TYPES = ["CD14+ Mono", "CD4+ T naive", "Erythroblast", "G/M prog", "NK"]
 
@@ -31,7 +31,7 @@ def random_counts(rng: np.random.Generator, n_obs: int, n_vars: int, density: fl
 
 
 def as_anndata_07(path: Path) -> Path:
-    """Rewrite the categories of an h5ad file as anndata 0.7 did (2020 to 2022): codes, and a reference to them."""
+    """Rewrite obs and var of an h5ad file as anndata 0.7 did: categories apart, by reference."""
     with h5py.File(path, "r+") as file:
         for name in ("obs", "var"):
             table = file[name]
@@ -156,7 +156,7 @@ def write_bmmc(path: Path, second: str, n_obs: int = 50, seed: int = 0) -> Path:
 def write_scmomat(
     folder: Path, batches: dict[str, str], cells: tuple[int, ...] = (9, 8, 7, 6), seed: int = 0
 ) -> dict[str, Path]:
-    """Write batches in scMoMaT's layout; ``batches`` maps a batch to letters such as ``"GP"`` (genes, proteins)."""
+    """Write batches in scMoMaT's layout; ``batches`` maps a batch to letters, ``"GP"`` is RNA and protein."""
     rng = np.random.default_rng(seed)
     names = {
         "G": [f"GENE{i}" for i in range(11)],

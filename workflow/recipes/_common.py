@@ -221,7 +221,9 @@ def open_h5ad(path: Path, *slots: str) -> ad.AnnData:
     """
     try:
         file = h5py.File(path)
-        obs, var = read_elem(file["obs"]), read_elem(file["var"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ad.OldFormatWarning)  # anndata 0.7 wrote no encoding of columns
+            obs, var = read_elem(file["obs"]), read_elem(file["var"])
         matrices = {}
         for slot in slots:
             if slot not in file:
@@ -340,7 +342,7 @@ def multimodal(
 
     Returns
     -------
-    The tidy MuData. ``obsm[<modality>]`` says, as mudata has it, which cells have the modality.
+    The tidy MuData. A cell has a modality where the ``obs_names`` of that modality list it.
 
     Raises
     ------
@@ -380,7 +382,9 @@ def multimodal(
         raise ValueError("obs key 'batch': found a single batch, expected two or more")
     with mudata.set_options(pull_on_update=False), warnings.catch_warnings():
         # a gene and its protein may share a name; the modality tells them apart
-        warnings.filterwarnings("ignore", "Cannot join columns with the same name", UserWarning)
+        warnings.filterwarnings(
+            "ignore", "var_names are not unique|.*var_names are intersecting", UserWarning
+        )
         data = mudata.MuData(dict(parts))
         data.obs = obs.loc[data.obs_names]
     data.uns["recipe"] = dict(facts)
