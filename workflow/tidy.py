@@ -89,10 +89,10 @@ def from_columns(path: str | Path, columns: dict[str, str]) -> ad.AnnData:
     return ad.AnnData(obs=obs, var=var, layers={"counts": counts})
 
 
-def row_blocks(matrix: Any, rows: int = _ROWS) -> Iterator[sp.csr_matrix]:
-    """Yield a matrix, in memory or on disk, as csr blocks of so many rows."""
-    for start in range(0, matrix.shape[0], rows):
-        yield sp.csr_matrix(matrix[start : start + rows])
+def row_blocks(matrix: Any) -> Iterator[sp.csr_matrix]:
+    """Yield a matrix, in memory or on disk, as csr blocks of some thousand rows."""
+    for start in range(0, matrix.shape[0], _ROWS):
+        yield sp.csr_matrix(matrix[start : start + _ROWS])
 
 
 def check_counts(matrix: Any, place: str) -> np.ndarray:

@@ -12,8 +12,8 @@ several datasets. The recipe never downloads anything. It returns an ``anndata.A
 * ``X``: nothing, unless the files' own log-normalised values matter (``values: lognorm``, and perturbation
   data): then csr of ``float32``;
 * ``obs``, categorical of str, those that the dataset has: ``label`` (cell type), ``batch`` (two or more),
-  ``split`` (reference or query), ``condition`` (perturbation), ``modality``. Other columns only where a task or
-  an audit reads them, under their own names;
+  ``split`` (reference or query), ``condition`` (perturbation), ``modality``. Other columns only where a
+  task or an audit reads them, under their own names;
 * ``obs_names``: unique; ``var_names``: gene symbols, made unique;
 * ``var["gene_id"]``: Ensembl ids, where they are known;
 * ``uns["recipe"]``: flat dict of plain str and numbers worth recording, such as what was dropped.
