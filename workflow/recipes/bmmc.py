@@ -35,8 +35,6 @@ import mudata
 import numpy as np
 import scipy.sparse as sp
 
-from workflow.tidy import row_blocks
-
 from ._common import as_counts, column, modality, multimodal, open_h5ad, peak_positions, source, text_column
 
 VERSION = 1
@@ -76,7 +74,8 @@ def split_columns(
     data = {name: np.empty(most, np.float32) for name in columns}
     indices = {name: np.empty(most, np.int32) for name in columns}
     row_ends: dict[str, list[np.ndarray]] = {name: [np.zeros(1, np.int64)] for name in columns}
-    for block in row_blocks(matrix, rows):
+    for first in range(0, matrix.shape[0], rows):
+        block = sp.csr_matrix(matrix[first : first + rows])
         for name, places in columns.items():
             part = as_counts(block[:, places], path, key)
             start = int(row_ends[name][-1][-1])
