@@ -85,10 +85,8 @@ def split_columns(
     result = {}
     for name, places in columns.items():
         indptr = np.concatenate(row_ends[name])
-        for array in (data[name], indices[name]):
-            array.resize(indptr[-1], refcheck=False)
-        shape = (matrix.shape[0], len(places))
-        result[name] = sp.csr_matrix((data.pop(name), indices.pop(name), indptr), shape=shape)
+        values = (data.pop(name)[: indptr[-1]], indices.pop(name)[: indptr[-1]], indptr)
+        result[name] = sp.csr_matrix(values, shape=(matrix.shape[0], len(places)))
     return result
 
 
