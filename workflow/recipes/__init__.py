@@ -21,7 +21,7 @@ several datasets. The recipe never downloads anything. It returns an ``anndata.A
 
 ``obsm``, ``varm``, ``obsp`` and ``raw`` are empty. A recipe of several modalities returns a
 ``mudata.MuData``: modalities ``rna``, ``atac``, ``protein``, each with ``layers["counts"]`` and no columns of
-obs, and the columns above in the obs of the whole; ``varm["gene_activity"]`` of ``atac`` may map its regions to
+obs, and the columns above in the obs of the whole; ``varm["gene_activity"]`` of ``atac`` may map regions to
 genes.
 
 A large matrix may stay on disk (``_common.open_h5ad``): it is checked and written by blocks.
