@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from workflow.downloads import FetchError, check_space, explained_when_full
 
@@ -68,7 +68,7 @@ def extract(archive: Path, member: str, path: Path, size: int | None = None, sho
     if outer.startswith("/") or "\\" in outer or ".." in PurePosixPath(outer).parts:
         raise ArchiveError(f"{shown}: {outer!r} leads out of the archive")
     if inner:
-        between = path.with_name(f"{path.name}.outer")
+        between = path.with_name(f"{path.name}.{member.count('!')}")
         try:
             extract(archive, outer, between, shown=shown)
             extract(between, inner, path, size, f"{shown}!{outer}")
@@ -152,9 +152,7 @@ def _some(member: str, found: Iterable[str], at_most: int = 8) -> str:
     return (", ".join(map(repr, listed)) or "nothing") + more
 
 
-def _copy(
-    stream: IO[bytes], path: Path, listed: int | None, size: int | None, packed: int, shown: str
-) -> None:
+def _copy(stream: Any, path: Path, listed: int | None, size: int | None, packed: int, shown: str) -> None:
     """Write a stream, but no more than may be.
 
     Parameters
@@ -172,7 +170,9 @@ def _copy(
     """
     if size is None:
         most = min(MAX_BYTES, max(ALWAYS_FINE, MAX_RATIO * packed))
-        bound = f"the {most} that {packed} packed bytes may become; declare its size as 'bytes' if it is right"
+        bound = (
+            f"the {most} that {packed} packed bytes may become; declare its size as 'bytes' if it is right"
+        )
     else:
         most, bound = size, f"the {size} expected"
     if listed is not None:

@@ -394,9 +394,7 @@ def _attempt(session: requests.Session, remote: Remote, part: _Part, expected: E
     part.note.unlink(missing_ok=True)
 
 
-def _receive(
-    session: requests.Session, remote: Remote, part: _Part, expected: Expected, here: int
-) -> None:
+def _receive(session: requests.Session, remote: Remote, part: _Part, expected: Expected, here: int) -> None:
     """Append what is missing to the part."""
     headers = {}
     if here:
@@ -414,8 +412,9 @@ def _receive(
         total = int(length) if length.isdigit() and not coded else None
         if response.status_code == 206:
             span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-            whole = int(span[2]) if span and span[2] != "*" else part.state.get("bytes")
-            if span is None or int(span[1]) != here or whole != part.state.get("bytes"):
+            noted = part.state.get("bytes")
+            whole = int(span[2]) if span and span[2] != "*" else noted
+            if span is None or int(span[1]) != here or noted not in (None, whole):
                 part.drop()
                 raise Transient("the host answered another range than was asked for")
             total = whole
@@ -477,7 +476,9 @@ def _progress(target: Path, total: int | None, here: int) -> Iterator[Callable[[
         size += count
         if (now := time.monotonic()) - told >= 60:
             told = now
-            meter = tqdm.format_meter(size, total, now - start, initial=here, unit="B", unit_scale=True, ncols=0)
+            meter = tqdm.format_meter(
+                size, total, now - start, initial=here, unit="B", unit_scale=True, ncols=0
+            )
             say(f"{target.name}: {meter}")
 
     yield moved

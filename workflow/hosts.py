@@ -39,13 +39,14 @@ def locate(session: requests.Session, url: str) -> Remote:
     owner, _, name = rest.partition("/")
     if scheme in ("http", "https"):
         return Remote(url)
-    if scheme == "figshare":
-        return _figshare(session, owner, name)
-    if scheme == "zenodo":
-        return _zenodo(session, owner, name)
     if scheme == "gdrive":
         return _drive(session, _in_folder(owner, name) if name else owner)
-    raise FetchError(f"no way to fetch from {scheme!r}")
+    if scheme not in ("figshare", "zenodo"):
+        raise FetchError(f"no way to fetch from {scheme!r}")
+    try:
+        return (_figshare if scheme == "figshare" else _zenodo)(session, owner, name)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FetchError(f"the list of files has an unexpected form ({error})") from error
 
 
 def _json(session: requests.Session, url: str) -> Any:

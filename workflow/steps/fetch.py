@@ -100,32 +100,35 @@ class Fetcher:
         target = place(self.downloads, dataset, source)
         choices = addresses(source)
         fixed = Expected(source.get("bytes"), source.get("about_mb"), _declared(source.get("hash")))
-        if choices[0].local:
-            guard: contextlib.AbstractContextManager = contextlib.nullcontext()
-        elif ready := self._present(target, fixed, choices):
-            return ready
-        else:
-            guard = self._alone(target)
-        answers = []
+        local = choices[0].local
+        if not local and not _leftovers(target) and (ready := self._present(target, fixed, choices)):
+            return ready  # without a lock, so that a folder that is only read serves too
         try:
-            with guard:
-                if not choices[0].local:
-                    if ready := self._present(target, fixed, choices):
-                        return ready  # another process brought it meanwhile
-                    if target.is_file():
-                        answers.append(f"{target}: {fixed.problem(target, target.name)}")
-                for address in choices:
-                    try:
-                        return self._bring(address, target, fixed)
-                    except DiskFull:
-                        raise
-                    except (FetchError, OSError, ImportError) as error:
-                        text = " ".join(str(error).split())
-                        answers.append(text if address.url in text else f"{address.url}: {text}")
-                        say(answers[-1])
-        except (DiskFull, OSError) as error:
+            with contextlib.nullcontext() if local else self._alone(target):
+                # Another process may have brought it meanwhile.
+                ready = None if local else self._present(target, fixed, choices)
+                record = ready or self._first_that_serves(choices, target, fixed)
+                for path in _leftovers(target):
+                    path.unlink()
+                return record
+        except (FetchError, OSError) as error:
             raise FetchError(f"source {name!r}: {error}") from error
-        raise FetchError(f"source {name!r}: {'; '.join(answers)}{self._by_hand(choices, target)}")
+
+    def _first_that_serves(self, choices: list[Address], target: Path, fixed: Expected) -> dict:
+        """Try the addresses in order."""
+        answers = []
+        if target.is_file() and not choices[0].local:
+            answers.append(f"{target}: {fixed.problem(target, target.name)}")
+        for address in choices:
+            try:
+                return self._bring(address, target, fixed)
+            except DiskFull:
+                raise
+            except (FetchError, OSError, ImportError) as error:
+                text = " ".join(str(error).split())
+                answers.append(text if address.url in text else f"{address.url}: {text}")
+                say(answers[-1])
+        raise FetchError("; ".join(answers) + self._by_hand(choices, target))
 
     def _by_hand(self, choices: list[Address], target: Path) -> str:
         if all(address.local for address in choices):
@@ -246,13 +249,21 @@ class Fetcher:
             part.unlink(missing_ok=True)
         if not address.local:
             self._record(archive, address.url if fresh else BY_HAND, own)
-        for rest in (f"{target.name}.part", f"{target.name}.part.json"):  # of an address that gave up
-            target.with_name(rest).unlink(missing_ok=True)
         return self._record(target, address.url, fixed)
 
 
 def _declared(known: str | None) -> dict[str, str]:
     return {known: "declared in workflow/datasets.yaml"} if known else {}
+
+
+def _leftovers(target: Path) -> list[Path]:
+    """Return pieces of a file: of an address that gave up, of a process that was killed."""
+    if not target.parent.is_dir():
+        return []
+    own = (f"{target.name}.part", f"{target.name}.part.json", f"{target.name}.member.part")
+    return [
+        path for path in target.parent.iterdir() if path.name in own or path.name.startswith(f"{own[2]}.")
+    ]
 
 
 def fetch(dataset: str, entry: Mapping, fetcher: Fetcher) -> dict:

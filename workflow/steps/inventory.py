@@ -180,19 +180,28 @@ def _cell(text: str) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
+_INTRODUCTION = """\
+# Datasets
+
+Written by `python -m workflow.steps.inventory --markdown` from `workflow/datasets.yaml`.
+
+`snakemake --cores 1 download` fetches the files, and `python -m workflow.steps.inventory` says what is here
+and how much room the rest needs. Downloads lie in the user's cache folder, or in the folder that `downloads:`
+in the configuration or `SCMAMBA2_DOWNLOADS` names; it is called `<downloads>` below.
+
+**By hand.** A file that cannot be fetched may be put in its place by hand; it is found and verified. So may
+the archive that it comes from. If a run recorded the failure, delete that record and run again
+(`python -m workflow.steps.forget results/<selection>`).
+
+**Checksums.** Where none is declared, the first download is recorded in `workflow/datasets.lock`. Commit that
+file if you trust it: another file under the same address is an error from then on.
+
+"""
+
+
 def _document(entries: Mapping[str, Mapping]) -> Iterable[str]:
     """Yield the lines of the catalogue, from the declarations alone."""
-    yield "# Datasets"
-    yield ""
-    yield "Written by `python -m workflow.steps.inventory --markdown` from `workflow/datasets.yaml`."
-    yield ""
-    yield "`snakemake --cores 1 download` fetches what the selection needs, `python -m workflow.steps.inventory`"
-    yield "says what is here. Downloads lie in the user's cache folder, or in the folder that `downloads:` in the"
-    yield "configuration or `SCMAMBA2_DOWNLOADS` names; below it is called `<downloads>`. A file that cannot be"
-    yield "fetched may be put there by hand, under the name given below; it is found and verified. Instead of"
-    yield "a file, the archive that it comes from may be put there. Where no checksum is declared, the first"
-    yield "download is recorded in `workflow/datasets.lock`; commit that file if you trust it."
-    yield ""
+    yield from _INTRODUCTION.splitlines()
     yield "| dataset | title | in the paper | tasks | licence |"
     yield "|---|---|---|---|---|"
     for name, entry in entries.items():
@@ -203,7 +212,8 @@ def _document(entries: Mapping[str, Mapping]) -> Iterable[str]:
         yield ""
         yield f"## {name}"
         yield ""
-        yield f"**{_cell(entry['title'])}.** Cite: {_cell(entry['citation'])}. Licence: {_cell(entry['licence'])}."
+        words = [f"**{_cell(entry['title'])}.**", f"Cite: {_cell(entry['citation'])}."]
+        yield " ".join([*words, f"Licence: {_cell(entry['licence'])}."])
         if entry.get("used_for"):
             yield f"Used for: {_cell(entry['used_for'])}."
         yield ""
