@@ -53,9 +53,10 @@ def take(tmp_path):
         path = folder / "member"
         try:
             extract(archive, member, path, **more)
-            return path.read_bytes()
+            content = path.read_bytes()
+            path.unlink()
+            return content
         finally:
-            path.unlink(missing_ok=True)
             left = [p for p in tmp_path.rglob("*") if p not in (archive, folder, folder.parent)]
             assert left == [], "something was left, or went where no one asked for it"
 
