@@ -18,11 +18,11 @@ import pytest
 from loopback import CONTENT, MD5, SHA, cut, file, in_turn, page, redirect_all, serving
 from support import ROOT, entry
 
-from workflow import downloads, hosts, lockfile
+from workflow import downloads, hosts, lockfile, verification
 from workflow.addresses import addresses, check_places, file_name
-from workflow.downloads import FetchError
 from workflow.steps import fetch as step
 from workflow.steps.fetch import Fetcher, fetch, locate
+from workflow.verification import FetchError
 
 HTML = b"<!DOCTYPE html><html><head><title>Are you a robot?</title></head><body></body></html>"
 GOOD = SHA.removeprefix("sha256:")
@@ -145,7 +145,7 @@ def test_a_page_is_refused_at_its_first_bytes(server, fetcher):
 def test_a_file_must_begin_as_its_ending_says(server, fetcher, name, kind):
     assert f"found no {kind} file" in refused(fetcher, server.url(f"/{name}", file()))
     assert files(fetcher) == []
-    beginning, _ = downloads.BEGINNINGS[kind]
+    beginning, _ = verification.BEGINNINGS[kind]
     get(fetcher, server.url(f"/{name}", file(beginning + CONTENT)))
 
 
@@ -381,7 +381,7 @@ def test_an_unknown_checksum_is_recorded_once(server, fetcher):
     url = server.url("/cells.bin", file())
     assert get(fetcher, url)["hash"] == "recorded"
     line = fetcher.lock.read_text().splitlines()[-1]
-    assert line == f"set/cells.bin\t{GOOD}\t400000\t{downloads.day()}\t{url}"
+    assert line == f"set/cells.bin\t{GOOD}\t400000\t{verification.day()}\t{url}"
     before = fetcher.lock.read_text()
     assert get(fetcher, url)["hash"] == "locked"
     assert get(fetcher, url)["url"] == url
@@ -410,7 +410,7 @@ def test_a_file_that_differs_from_the_record(server, fetcher, here):
     if here:
         os.utime(place(fetcher, "set/cells.bin"), (1_750_000_000, 1_750_000_000))
     message = refused(fetcher, server.url("/cells.bin", file()))
-    today = "2025-06-15" if here else downloads.day()
+    today = "2025-06-15" if here else verification.day()
     assert f"sha256 is {GOOD} ({today}), expected {OLD} (recorded on 2025-01-31 from http://first" in message
     assert f"delete the line of set/cells.bin in {fetcher.lock}" in message
     assert path.exists() == here and files(fetcher) == (["set/cells.bin"] if here else [])
@@ -542,7 +542,7 @@ def test_there_must_be_room(server, fetcher, monkeypatch):
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda folder: usage(2_000_000, 0, 100_000))
+    monkeypatch.setattr(verification.shutil, "disk_usage", lambda folder: usage(2_000_000, 0, 100_000))
     url = server.url("/cells.bin", file())
     for known in ({"bytes": len(CONTENT)}, {"about_mb": 0.4}, {}):  # declared, roughly, or as the host says
         message = refused(fetcher, url, **known)

@@ -22,9 +22,10 @@ from workflow import hosts, lockfile
 from workflow.addresses import Address, addresses, archive_place, place
 from workflow.archives import DamagedArchive, extract
 from workflow.declarations import ROOT, WORKFLOW, load_yaml
-from workflow.downloads import DiskFull, Expected, FetchError, day, digests, download, say
+from workflow.downloads import download
 from workflow.files import ON_FAILURE, write_json
 from workflow.lockfile import LOCKFILE, Seen
+from workflow.verification import DiskFull, Expected, FetchError, day, digests, say
 
 BY_HAND = "found on disk"  #: the address of a file that this checkout did not bring
 

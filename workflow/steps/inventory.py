@@ -13,9 +13,9 @@ from pathlib import Path
 from workflow import lockfile
 from workflow.addresses import ARCHIVES, addresses, archive_place, file_name, place
 from workflow.declarations import WORKFLOW, closest, load_yaml
-from workflow.downloads import Expected, FetchError, gigabytes
 from workflow.lockfile import LOCKFILE
 from workflow.steps.fetch import downloads_folder, locate
+from workflow.verification import Expected, FetchError, gigabytes
 
 #: What a file can be, the best first; a dataset is called by its worst file.
 STATES = {
