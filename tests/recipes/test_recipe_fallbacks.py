@@ -133,6 +133,7 @@ def test_gxa(gxa_files, assert_tidy) -> None:
     keep = np.arange(40) % 5 < 3
     assert (adata.layers["counts"].toarray() == np.round(counts[keep])).all()
     assert list(adata.obs_names) == [f"SAMEA100-{i:016}" for i in np.flatnonzero(keep)]
+    assert list(adata.obs["split"]) == [("reference", "query")[i % 4 // 2] for i in np.flatnonzero(keep)]
     assert list(adata.var_names) == [*look_alikes.symbols(18), *look_alikes.ensembl(20)[18:]]
     assert list(adata.var["gene_id"]) == look_alikes.ensembl(20)
     facts = adata.uns["recipe"]
