@@ -12,9 +12,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from workflow import archives, verification
-from workflow.archives import ArchiveError, DamagedArchive, extract
-from workflow.verification import DiskFull
+from workflow.fetching import archives, verification
+from workflow.fetching.archives import ArchiveError, DamagedArchive, extract
+from workflow.fetching.verification import DiskFull
 
 #: Synthetic bytes that do not compress.
 CONTENT = np.random.default_rng(1).bytes(100_000)

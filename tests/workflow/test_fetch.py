@@ -18,11 +18,11 @@ import pytest
 from loopback import CONTENT, MD5, SHA, cut, file, in_turn, page, redirect_all, serving
 from support import ROOT, entry
 
-from workflow import downloads, hosts, lockfile, verification
-from workflow.addresses import addresses, check_places, file_name
+from workflow.fetching import downloads, hosts, lockfile, verification
+from workflow.fetching.addresses import addresses, check_places, file_name
+from workflow.fetching.verification import FetchError
 from workflow.steps import fetch as step
 from workflow.steps.fetch import Fetcher, fetch, locate
-from workflow.verification import FetchError
 
 HTML = b"<!DOCTYPE html><html><head><title>Are you a robot?</title></head><body></body></html>"
 GOOD = SHA.removeprefix("sha256:")
@@ -440,7 +440,7 @@ def test_what_is_recorded_first_stays(fetcher, tmp_path):
 
 def test_many_processes_record_at_once(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from workflow.lockfile import *\n"
+        "import sys; from pathlib import Path; from workflow.fetching.lockfile import *\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for i in range(60): record(f'{sys.argv[1]}/{i}', Seen('0' * 64, 1, 'd', 'u'), "
         "Path('guard/lock'), Path('datasets.lock'))"

@@ -11,10 +11,10 @@ import sys
 import pytest
 from support import ROOT
 
-from workflow import lockfile, verification
 from workflow.declarations import WORKFLOW, load_yaml
-from workflow.lockfile import Seen
-from workflow.steps.inventory import STATES, _document, take_stock
+from workflow.fetching import lockfile, verification
+from workflow.fetching.lockfile import Seen
+from workflow.steps.inventory import STATES, document, take_stock
 
 CONTENT = b"0123456789"
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -138,7 +138,7 @@ def test_an_unknown_name(tmp_path):
 
 def test_the_catalogue_names_every_file_once_and_its_place():
     entries = load_yaml(WORKFLOW / "datasets.yaml", "datasets")
-    text = "\n".join(_document(entries))
+    text = "\n".join(document(entries))
     for name, entry in entries.items():
         section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
         for words in (entry["title"], entry["citation"], entry["licence"], entry.get("note", "")):
@@ -147,7 +147,7 @@ def test_the_catalogue_names_every_file_once_and_its_place():
             for url in each["urls"]:
                 assert (url if isinstance(url, str) else url["url"]) in section
     assert "`<downloads>/pbmc10k/pbmc8k_filtered_gene_bc_matrices.tar.gz`" in text
-    assert str(ROOT) not in text and text == "\n".join(_document(entries))
+    assert str(ROOT) not in text and text == "\n".join(document(entries))
 
 
 def test_the_catalogue_of_what_is_hard():
@@ -157,7 +157,7 @@ def test_the_catalogue_of_what_is_hard():
         "title": "A | B", "in_paper": "no", "tasks": {}, "licence": "not stated", "citation": "X",
         "sources": {"a": {"urls": urls, "optional": True, "about_mb": 7}},
     }  # fmt: skip
-    text = "\n".join(_document({"hard": hard}))
+    text = "\n".join(document({"hard": hard}))
     assert "| `<downloads>/hard/a|b.h5ad` (optional) | about 7.0 MB | recorded on first download |" in text
     assert (
         "`gdrive:1abc` (`<downloads>/archives/all.zip`, 5.0 MB, `md5:00000000000000000000000000000000`): "

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from workflow import hosts, lockfile
-from workflow.addresses import Address, addresses, archive_place, place
-from workflow.archives import DamagedArchive, extract
 from workflow.declarations import ROOT, WORKFLOW, load_yaml
-from workflow.downloads import download
+from workflow.fetching import hosts, lockfile
+from workflow.fetching.addresses import Address, addresses, archive_place, place
+from workflow.fetching.archives import DamagedArchive, extract
+from workflow.fetching.downloads import download
+from workflow.fetching.lockfile import LOCKFILE, Seen
+from workflow.fetching.verification import DiskFull, Expected, FetchError, day, digests, say
 from workflow.files import ON_FAILURE, write_json
-from workflow.lockfile import LOCKFILE, Seen
-from workflow.verification import DiskFull, Expected, FetchError, day, digests, say
 
 BY_HAND = "found on disk"  #: the address of a file that this checkout did not bring
 

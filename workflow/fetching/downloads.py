@@ -1,8 +1,8 @@
 """Bring one file here over HTTP: whole, verified and under its name, or not at all.
 
-requests moves the bytes and gdown reads Google's pages (workflow/hosts.py). The rules are ours, because
-pooch downloads into a random temporary file: it cannot go on with half a file, asks again after a 404 and
-knows neither sizes nor locks. Its cache folder is used.
+requests moves the bytes and gdown reads Google's pages (``hosts``). The rules are ours, because pooch
+downloads into a random temporary file: it cannot go on with half a file, asks again after a 404 and knows
+neither sizes nor locks. Its cache folder is used.
 
 A download grows as ``<name>.part``, beside ``<name>.part.json`` that says of which version of which
 address it is. After a kill the next attempt goes on from there; a finished file is verified, then renamed.
@@ -23,8 +23,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from workflow.files import read_json, write_json
-from workflow.verification import (
+from workflow.fetching.verification import (
     Expected,
     FetchError,
     check_space,
@@ -33,6 +32,7 @@ from workflow.verification import (
     say,
     wrong_beginning,
 )
+from workflow.files import read_json, write_json
 
 TIMEOUT = (15.0, 60.0)  #: seconds to connect, and between two pieces
 RETRIES = 4  #: attempts after one that brought nothing
