@@ -44,6 +44,7 @@ of them as GEARS does.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,8 @@ def read_lists(path: Path, names: np.ndarray, genes: pd.Index) -> dict[str, np.n
         If a dict is missing, or a list names what is no gene of the file.
     """
     lists: dict[str, np.ndarray] = {"condition_name": names}
-    with h5py.File(path) as file:
+    with h5py.File(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ad.OldFormatWarning)  # one for each of thousands of arrays
         uns = file["uns"] if "uns" in file else {}
         for key in LISTS:
             if key not in uns:
