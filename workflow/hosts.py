@@ -10,7 +10,8 @@ from typing import Any
 import requests
 
 from workflow import downloads
-from workflow.downloads import FetchError, Remote, Transient, get
+from workflow.downloads import Remote, Transient, get
+from workflow.verification import FetchError
 
 FIGSHARE = "https://api.figshare.com/v2"
 ZENODO = "https://zenodo.org/api"

@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from workflow.declarations import WORKFLOW
-from workflow.downloads import FetchError, say
 from workflow.files import write_text
+from workflow.verification import FetchError, say
 
 LOCKFILE = WORKFLOW / "datasets.lock"
 _HEAD = """\

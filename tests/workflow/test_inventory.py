@@ -11,7 +11,7 @@ import sys
 import pytest
 from support import ROOT
 
-from workflow import lockfile
+from workflow import lockfile, verification
 from workflow.declarations import WORKFLOW, load_yaml
 from workflow.lockfile import Seen
 from workflow.steps.inventory import STATES, _document, take_stock
@@ -79,6 +79,17 @@ def test_changed(stock, tmp_path):
     lockfile.record("set/a.bin", Seen(SHA, 10, "2025-01-31", "u"), tmp_path / "guard", tmp_path / "lock")
     one, *_ = stock({}, {"a": source()}, verify=True)
     assert one.state == "changed" and "recorded on 2025-01-31" in one.problems[0]
+
+
+def test_files_are_read_only_on_demand(stock, monkeypatch):
+    def read(*_):
+        raise AssertionError("a file of many GB would be read")
+
+    monkeypatch.setattr(verification, "digests", read)
+    declared = {"a": source(hash=f"sha256:{SHA}")}
+    assert stock({"set/a.bin": CONTENT}, declared)[0].state == "present"
+    with pytest.raises(AssertionError):
+        stock({}, declared, verify=True)
 
 
 def test_an_archive_counts_once(stock):

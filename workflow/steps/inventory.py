@@ -13,9 +13,9 @@ from pathlib import Path
 from workflow import lockfile
 from workflow.addresses import ARCHIVES, addresses, archive_place, file_name, place
 from workflow.declarations import WORKFLOW, closest, load_yaml
-from workflow.downloads import Expected, FetchError, gigabytes
 from workflow.lockfile import LOCKFILE
 from workflow.steps.fetch import downloads_folder, locate
+from workflow.verification import Expected, FetchError, gigabytes
 
 #: What a file can be, the best first; a dataset is called by its worst file.
 STATES = {
@@ -165,7 +165,10 @@ def _show(found: Mapping[str, Found], needed: float, unknown: int, downloads: Pa
     folder = next(f for f in (downloads, *downloads.parents) if f.exists())
     more = f", and {unknown} files or archives of unknown size" if unknown else ""
     free = gigabytes(shutil.disk_usage(folder).free)
-    console.print(f"to fetch: {gigabytes(needed)}{more}; free: {free} in {downloads}", highlight=False)
+    console.print(
+        f"to fetch, archives included: {gigabytes(needed)}{more}; free: {free} in {downloads}",
+        highlight=False,
+    )
     for state in sorted({one.state for one in found.values()}, key=list(STATES).index):
         console.print(f"{state}: {STATES[state]}", highlight=False)
 
