@@ -43,15 +43,15 @@ def options(entry: dict, *more: str) -> dict:
 
     Raises
     ------
-    DataError
+    ValueError
         If there is an unknown option, or one has a value that it cannot have.
     """
     given = entry.get("options", {})
     for key in given:
         if key not in (*OPTIONS, *more):
-            raise DataError(f"options: unknown key {key!r}{closest(key, (*OPTIONS, *more))}")
+            raise ValueError(f"options: unknown key {key!r}{closest(key, (*OPTIONS, *more))}")
     if given.get("unlabelled", "refuse") not in ("refuse", "drop"):
-        raise DataError(f"options.unlabelled: found {given['unlabelled']!r}; expected refuse or drop")
+        raise ValueError(f"options.unlabelled: found {given['unlabelled']!r}; expected refuse or drop")
     return given
 
 
