@@ -148,6 +148,14 @@ def test_a_split_of_the_file(tmp_path: Path) -> None:
         load(path, entry | {"options": {"unlabelled": "drop", "reference": ["tlung"]}})
 
 
+def test_values_of_options_may_be_numbers(tmp_path: Path) -> None:
+    path = look_alikes.write_myeloid(tmp_path)["reference"]  # its batches are 0, 1 and 2
+    entry = {"obs": {"label": "cell_type", "split": "batch"}, "values": "lognorm"}
+    adata = load(path, entry | {"options": {"drop_cells": {"batch": [1]}, "reference": [2]}})
+    batch = ad.read_h5ad(path).obs["batch"]
+    assert list(adata.obs["split"]) == ["reference" if b == 2 else "query" for b in batch[batch != 1]]
+
+
 def test_missing_symbols_and_ids(tmp_path: Path) -> None:
     counts, label = look_alikes.draw(12, 4, ["a", "b"], seed=3)
     adata = ad.AnnData(sp.csr_matrix(counts))
