@@ -39,8 +39,8 @@ report: $(READY)  ## write the report of the demonstration again
 	@$(VENV)/bin/python -m zipfile -e $(DEMO)/report.zip $(DEMO)
 	@echo "report   $(DEMO)/report/report.html"
 
-data: $(READY)  ## say which data are here, what is missing, and how much room it needs
-	$(RUN) python -m workflow.steps.inventory
+data: $(READY)  ## say which data are here and what the rest needs; DATASETS="ms norman" asks for these only
+	$(RUN) python -m workflow.steps.inventory $(DATASETS)
 
 catalogue: $(READY)  ## write the catalogue of datasets into results/README.md again
 	sed -i '/^<!-- catalogue/q' results/README.md
