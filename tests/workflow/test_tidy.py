@@ -12,6 +12,7 @@ from support import make_cells
 
 from workflow import tidy
 from workflow.recipes._common import open_h5ad
+from workflow.steps.tell import summary
 from workflow.steps.tidy import read, write
 from workflow.tidy import DataError, check_tidy, describe
 
@@ -148,3 +149,17 @@ def test_a_matrix_that_is_not_there_is_named(data, tmp_path):
         pass
     with pytest.raises(ValueError, match=r"source\.h5ad: found no readable AnnData"):
         open_h5ad(path, "layers/counts")
+
+
+def test_what_became_of_the_data_is_told_once_for_each_dataset():
+    records = [
+        {"dataset": "good", "status": "ok", "reason": "", "absent": {"extra": "404"}},
+        {"dataset": "gone", "status": "no_data", "reason": "it is gone"},
+        {"dataset": "gone", "task": "annotation", "status": "no_data", "reason": "it is gone"},
+    ]
+    assert summary(records, "results/mine").splitlines() == [
+        "good: ok without extra",
+        "gone: no_data: it is gone",
+        "1 of 2 datasets ok",
+        "to try the others again: python -m workflow.steps.forget results/mine, then the same command",
+    ]
