@@ -960,12 +960,13 @@ def test_copies_of_one_archive_share_a_place():
     check_places({"set": {"sources": local}})
 
 
-def test_a_dead_link_costs_one_dataset_and_not_the_run(bench, server, cells):
+def test_a_dead_link_costs_one_dataset_and_not_the_run(bench, server, cells, monkeypatch):
     """Two datasets, one of them gone: the other is scored, and the row of the first says why."""
     cells.write_h5ad(bench.folder / "cells.h5ad")
     served = server.url("/cells.h5ad", file((bench.folder / "cells.h5ad").read_bytes()))
     bench.declare("datasets", alive=entry(served), dead=entry(f"{server.address}/gone"))
-    bench.config(["alive", "dead"], {"integration": ["pca"]}, [0], downloads="downloads")
+    bench.config(["alive", "dead"], {"integration": ["pca"]}, [0], downloads=None)
+    monkeypatch.setenv("SCMAMBA2_DOWNLOADS", str(bench.folder / "named by the environment"))
     ended = bench.run("out/claims.csv", "out/tables/summary.txt")
     assert ended.returncode == 0, ended.stderr
     summary = (bench.folder / "out/tables/summary.txt").read_text()
@@ -974,4 +975,5 @@ def test_a_dead_link_costs_one_dataset_and_not_the_run(bench, server, cells):
     assert "404" in summary
     record = json.loads((bench.folder / "out/data/alive/fetch.json").read_text())
     assert record["files"]["cells"]["hash"] == "recorded"
+    assert record["files"]["cells"]["path"] == str(bench.folder / "named by the environment/alive/cells.h5ad")
     assert "alive/cells.h5ad\t" in (bench.folder / "workflow/datasets.lock").read_text()
