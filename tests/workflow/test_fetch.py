@@ -671,6 +671,28 @@ def test_a_member_that_is_not_what_was_declared(server, fetcher):
     assert files(fetcher) == ["archives/cells.zip"]
 
 
+def test_a_wrong_archive_is_replaced_by_the_one_that_is_declared(server, fetcher):
+    """A copy without a checksum came first and held another file; the original is there again later."""
+    packed = zipped(cells=CONTENT)
+    first = {"url": server.url("/a.zip", page(403)), "member": "cells", "file": "norman.zip"}
+    first["hash"] = "md5:" + hashlib.md5(packed).hexdigest()
+    copy = {"url": server.url("/b", file(zipped(cells=b"others"))), "member": "cells", "file": "norman.zip"}
+    assert "'cells' in" in refused(fetcher, first, copy, hash=SHA)
+    archive = fetcher.downloads / "archives/norman.zip"
+    message = refused(fetcher, first, hash=SHA)
+    assert f"{archive}: md5 is" in message and "HTTP 403" in message and archive.is_file()
+    server.answers["/a.zip"] = file(packed)
+    assert get(fetcher, first, copy, hash=SHA)["url"] == first["url"]
+    assert archive.read_bytes() == packed
+
+
+def test_where_an_archive_finds_no_room_the_file_itself_may(server, fetcher, monkeypatch):
+    big = {"url": server.url("/all.zip", file(zipped(cells=CONTENT))), "member": "cells", "bytes": 10**18}
+    assert "/all.zip" not in get(fetcher, big, server.url("/copy", file()), hash=SHA)["url"]
+    (fetcher.downloads / "set/cells").unlink()
+    assert "needs 1000000000.0 GB more" in refused(fetcher, big, hash=SHA)
+
+
 def test_a_damaged_archive_goes_unless_someone_vouches_for_it(server, fetcher):
     packed = zipped(cells=CONTENT)[:-200]
     address = {"url": server.url("/cells.zip", file(packed)), "member": "cells"}

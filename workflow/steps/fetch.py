@@ -123,8 +123,12 @@ class Fetcher:
         for address in choices:
             try:
                 return self._bring(address, target, fixed)
-            except DiskFull:
-                raise
+            except DiskFull as error:
+                # an archive needs more room than the file alone, which another address may serve
+                if address.archive is None or all(a.archive for a in choices):
+                    raise
+                answers.append(str(error))
+                say(answers[-1])
             except Exception as error:  # whatever is wrong with an address, the next one may serve
                 text = " ".join(str(error).split())
                 if not isinstance(error, (FetchError, OSError)):
@@ -236,11 +240,17 @@ class Fetcher:
             archive = archive_place(self.downloads, address)
             with self._alone(archive):
                 expected = self._expected(archive, own)
-                fresh = not archive.is_file()
-                if fresh:
-                    download(address.url, archive, expected, hosts.locate)
-                elif wrong := expected.problem(archive, archive.name):
+                wrong = expected.problem(archive, archive.name) if archive.is_file() else "not here"
+                if archive.is_file() and wrong and not own.hashes:
                     raise FetchError(f"{archive}: {wrong}; delete it, or put the right one there")
+                fresh = bool(wrong)
+                if fresh:  # as with a file, a wrong one is replaced by one that is what is declared
+                    try:
+                        download(address.url, archive, expected, hosts.locate)
+                    except FetchError as error:
+                        if archive.is_file() and not isinstance(error, DiskFull):
+                            raise FetchError(f"{archive}: {wrong}; {error}") from error
+                        raise
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.member.part")
         try:
