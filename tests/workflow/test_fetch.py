@@ -296,6 +296,16 @@ def test_a_body_that_the_host_packs_is_unpacked(server, fetcher):
     get(fetcher, server.url("/genes.csv", page(200, packed, Content_Encoding="gzip", ETag='"1"')), hash=SHA)
 
 
+def test_a_packed_file_stays_as_it_is_whatever_the_host_calls_its_packing(server, fetcher):
+    import gzip
+
+    packed = gzip.compress(CONTENT)
+    known = "md5:" + hashlib.md5(packed).hexdigest()
+    answer = in_turn(cut(packed), file(packed, Content_Encoding="x-gzip"))
+    get(fetcher, server.url("/genes.csv.gz", answer), hash=known)
+    get(fetcher, server.url("/more.csv.gz", file(packed, Content_Encoding="gzip")), hash=known)
+
+
 # Several addresses.
 
 
