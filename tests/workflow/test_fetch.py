@@ -358,7 +358,7 @@ def test_a_file_put_there_by_hand_is_taken(server, fetcher):
     assert get(fetcher, server.url("/cells.bin"), hash=SHA)["hash"] == "verified"
     unknown = get(fetcher, server.url("/cells.bin"))
     assert unknown["hash"] == "recorded" and unknown["path"] == str(path)
-    assert lockfile.read(fetcher.lock)["set/cells.bin"].url == step.BY_HAND
+    assert lockfile.read(fetcher.lock)["set/cells.bin"].url == lockfile.BY_HAND
     assert get(fetcher, server.url("/cells.bin"))["hash"] == "locked"
     assert server.asked == []
 
@@ -446,6 +446,30 @@ def test_what_is_recorded_first_stays(fetcher, tmp_path):
     for sha256 in ("1" * 64, "2" * 64):
         lockfile.record("set/a", lockfile.Seen(sha256, 1, "d", "u"), tmp_path / "guard", fetcher.lock)
     assert lockfile.read(fetcher.lock)["set/a"].sha256 == "1" * 64
+
+
+def test_an_address_that_becomes_known_is_recorded(server, fetcher):
+    """As for an archive that one process fetched, and another one, which waited for it, recorded first."""
+    archive = {"url": server.url("/all.zip", file(zipped(cells=CONTENT))), "member": "cells"}
+    get(fetcher, archive, hash=SHA)
+    fetcher.lock.unlink()
+    (fetcher.downloads / "set/cells").unlink()
+    get(fetcher, archive, hash=SHA)
+    seen = lockfile.read(fetcher.lock)["archives/all.zip"]
+    assert seen.url == lockfile.BY_HAND
+    for sha256, url in (("2" * 64, "another"), (seen.sha256, "address"), (seen.sha256, "a later one")):
+        known = lockfile.Seen(sha256, 1, "d", url)
+        lockfile.record("archives/all.zip", known, fetcher.downloads / "guard", fetcher.lock)
+    assert lockfile.read(fetcher.lock)["archives/all.zip"].url == "address"
+
+
+def test_a_copy_of_a_file_by_hand_tells_its_address(server, fetcher):
+    path = place(fetcher, "set/cells.bin")
+    get(fetcher, server.url("/cells.bin"))
+    path.unlink()
+    url = server.url("/cells.bin", file())
+    assert get(fetcher, url)["hash"] == "locked"
+    assert lockfile.read(fetcher.lock)["set/cells.bin"].url == url
 
 
 def test_many_processes_record_at_once(tmp_path):

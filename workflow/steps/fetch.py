@@ -23,11 +23,9 @@ from workflow.fetching import hosts, lockfile
 from workflow.fetching.addresses import Address, addresses, archive_place, place
 from workflow.fetching.archives import DamagedArchive, extract
 from workflow.fetching.downloads import download
-from workflow.fetching.lockfile import LOCKFILE, Seen
+from workflow.fetching.lockfile import BY_HAND, LOCKFILE, Seen
 from workflow.fetching.verification import DiskFull, Expected, FetchError, day, digests, say
 from workflow.files import ON_FAILURE, write_json
-
-BY_HAND = "found on disk"  #: the address of a file that this checkout did not bring
 
 
 def downloads_folder(given: str) -> Path:
@@ -206,13 +204,15 @@ class Fetcher:
             state = "verified"
         elif not path.is_relative_to(self.downloads):
             state = "local"
-        elif seen := lockfile.read(self.lock).get(self._key(path)):
-            state = "locked"
-            url = seen.url if url == BY_HAND else url
         else:
-            guard = self.downloads / ".locks" / "datasets.lock"
-            seen = Seen(sha256, size, day(), url)
-            state = "recorded" if lockfile.record(self._key(path), seen, guard, self.lock) else "not recorded"
+            key, guard = self._key(path), self.downloads / ".locks" / "datasets.lock"
+            seen = lockfile.read(self.lock).get(key)
+            state = "locked"
+            if seen is None or seen.url == BY_HAND != url:
+                now = lockfile.record(key, Seen(sha256, size, day(), url), guard, self.lock)
+                state = state if seen else "recorded" if now else "not recorded"
+            elif url == BY_HAND:
+                url = seen.url
         return {"path": str(path), "url": url, "sha256": sha256, "bytes": size, "hash": state}
 
     def _bring(self, address: Address, target: Path, fixed: Expected) -> dict:
