@@ -21,7 +21,6 @@ from support import ROOT, entry
 from workflow.fetching import downloads, hosts, lockfile, verification
 from workflow.fetching.addresses import addresses, check_places, file_name
 from workflow.fetching.verification import FetchError
-from workflow.steps import fetch as step
 from workflow.steps.fetch import Fetcher, fetch, locate
 
 HTML = b"<!DOCTYPE html><html><head><title>Are you a robot?</title></head><body></body></html>"

@@ -13,6 +13,7 @@ matrix, wherever a recipe found them. Options that all of these recipes know:
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -379,7 +380,7 @@ def read_table(path: Path, **how: Any) -> pd.DataFrame:
     """
     try:
         return pd.read_csv(path, compression=compression(path), **how)
-    except (ValueError, OSError, EOFError) as error:  # pandas' own errors are ValueErrors
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' own errors are ValueErrors
         raise DataError(f"{path}: not a readable table ({' '.join(str(error).split())})") from error
 
 
