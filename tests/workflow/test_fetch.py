@@ -989,6 +989,7 @@ def test_addresses_and_names():
             "set.sources.b: its file is called 'm.h5ad' like",
         ),
         ({"a": ["http://x/"]}, "set.sources.a: '' is no name of a file"),
+        ({"a": ["http://x/a%09b"]}, r"set.sources.a: 'a\\tb' is no name of a file"),
         ({"a": ["http://x/%2e%2e"]}, "set.sources.a: '..' is no name"),
         (
             {
