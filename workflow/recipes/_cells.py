@@ -29,6 +29,7 @@ from workflow.tidy import COLUMNS, DataError, check_counts, read_h5ad
 
 OPTIONS = ("unlabelled", "drop_cells", "reference", "keep_obs")
 PLACES = ("counts_from", "lognorm_from")  #: options of :func:`read_cells`
+MISSING = ("", "nan", "NaN", "None", "<NA>")  #: what numpy, pandas and Python write for a missing value
 #: Natural or binary logarithms of counts scaled to a million per cell stay below it.
 MAX_LOGNORM = 20.0
 
@@ -67,7 +68,7 @@ def _column(table: pd.DataFrame, column: str, purpose: str, path: Path) -> pd.Se
 
 def _missing(values: pd.Series) -> np.ndarray:
     # text made of a missing value would stand for a cell type or a batch of that name
-    return (values.isna() | values.astype(str).isin(["", "nan"])).to_numpy()
+    return (values.isna() | values.astype(str).str.strip().isin(MISSING)).to_numpy()
 
 
 def take_obs(table: pd.DataFrame, entry: dict, path: Path) -> tuple[pd.DataFrame, np.ndarray, dict]:
