@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 from pathlib import Path
@@ -25,6 +26,16 @@ def test_recipe_has_a_version_and_one_way_in(name: str) -> None:
     assert list(inspect.signature(module.load).parameters) == ["files", "entry"]
     assert isinstance(module.VERSION, int)
     assert inspect.getdoc(module.load)
+
+
+def test_no_recipe_reads_code_of_another() -> None:
+    """The workflow makes a dataset tidy again when its recipe or a ``_*.py`` changes."""
+    for path in (WORKFLOW / "recipes").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.level or "recipes" in (node.module or "")):
+                module = (node.module or "").removeprefix("workflow.recipes").removeprefix(".")
+                found = [module] if module else [alias.name for alias in node.names]
+                assert all(name.startswith("_") for name in found), f"{path.name} imports {found}"
 
 
 @pytest.mark.parametrize("name", RECIPES)

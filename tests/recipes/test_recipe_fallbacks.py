@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import look_alikes
@@ -177,7 +178,11 @@ def test_geo_myeloid_names_what_is_wrong(geo_files) -> None:
     fails("the expression of paad, thca, esca has values up to")
     path.write_bytes(b"\x1f\x8b and no more")
     fails("paad_expression: not a readable table")
-    real.to_csv(path)
+    path.write_bytes(gzip.compress(b"")[:10] + b"\x07" * 40)  # as a flipped bit makes it
+    fails("paad_expression: not a readable table .*while decompressing")
+    geo_files["paad_metadata"].write_bytes(path.read_bytes())
+    fails("paad_metadata: not a readable table .*while decompressing")
+    look_alikes.write_geo_myeloid(path.parent, ("paad", "thca", "esca"))
     about = pd.read_csv(geo_files["paad_metadata"], index_col=0, compression="gzip")
     pd.concat([about, about]).to_csv(geo_files["paad_metadata"])
     fails("paad_metadata: cell 'AAAC8-1-0' is there twice")

@@ -21,7 +21,6 @@ from support import ROOT, entry
 from workflow.fetching import downloads, hosts, lockfile, verification
 from workflow.fetching.addresses import addresses, check_places, file_name
 from workflow.fetching.verification import FetchError
-from workflow.steps import fetch as step
 from workflow.steps.fetch import Fetcher, fetch, locate
 
 HTML = b"<!DOCTYPE html><html><head><title>Are you a robot?</title></head><body></body></html>"
@@ -296,6 +295,16 @@ def test_a_body_that_the_host_packs_is_unpacked(server, fetcher):
     get(fetcher, server.url("/genes.csv", page(200, packed, Content_Encoding="gzip", ETag='"1"')), hash=SHA)
 
 
+def test_a_packed_file_stays_as_it_is_whatever_the_host_calls_its_packing(server, fetcher):
+    import gzip
+
+    packed = gzip.compress(CONTENT)
+    known = "md5:" + hashlib.md5(packed).hexdigest()
+    answer = in_turn(cut(packed), file(packed, Content_Encoding="x-gzip"))
+    get(fetcher, server.url("/genes.csv.gz", answer), hash=known)
+    get(fetcher, server.url("/more.csv.gz", file(packed, Content_Encoding="gzip")), hash=known)
+
+
 # Several addresses.
 
 
@@ -348,7 +357,7 @@ def test_a_file_put_there_by_hand_is_taken(server, fetcher):
     assert get(fetcher, server.url("/cells.bin"), hash=SHA)["hash"] == "verified"
     unknown = get(fetcher, server.url("/cells.bin"))
     assert unknown["hash"] == "recorded" and unknown["path"] == str(path)
-    assert lockfile.read(fetcher.lock)["set/cells.bin"].url == step.BY_HAND
+    assert lockfile.read(fetcher.lock)["set/cells.bin"].url == lockfile.BY_HAND
     assert get(fetcher, server.url("/cells.bin"))["hash"] == "locked"
     assert server.asked == []
 
@@ -436,6 +445,30 @@ def test_what_is_recorded_first_stays(fetcher, tmp_path):
     for sha256 in ("1" * 64, "2" * 64):
         lockfile.record("set/a", lockfile.Seen(sha256, 1, "d", "u"), tmp_path / "guard", fetcher.lock)
     assert lockfile.read(fetcher.lock)["set/a"].sha256 == "1" * 64
+
+
+def test_an_address_that_becomes_known_is_recorded(server, fetcher):
+    """As for an archive that one process fetched, and another one, which waited for it, recorded first."""
+    archive = {"url": server.url("/all.zip", file(zipped(cells=CONTENT))), "member": "cells"}
+    get(fetcher, archive, hash=SHA)
+    fetcher.lock.unlink()
+    (fetcher.downloads / "set/cells").unlink()
+    get(fetcher, archive, hash=SHA)
+    seen = lockfile.read(fetcher.lock)["archives/all.zip"]
+    assert seen.url == lockfile.BY_HAND
+    for sha256, url in (("2" * 64, "another"), (seen.sha256, "address"), (seen.sha256, "a later one")):
+        known = lockfile.Seen(sha256, 1, "d", url)
+        lockfile.record("archives/all.zip", known, fetcher.downloads / "guard", fetcher.lock)
+    assert lockfile.read(fetcher.lock)["archives/all.zip"].url == "address"
+
+
+def test_a_copy_of_a_file_by_hand_tells_its_address(server, fetcher):
+    path = place(fetcher, "set/cells.bin")
+    get(fetcher, server.url("/cells.bin"))
+    path.unlink()
+    url = server.url("/cells.bin", file())
+    assert get(fetcher, url)["hash"] == "locked"
+    assert lockfile.read(fetcher.lock)["set/cells.bin"].url == url
 
 
 def test_many_processes_record_at_once(tmp_path):
@@ -669,6 +702,28 @@ def test_a_member_that_is_not_what_was_declared(server, fetcher):
     assert "'cells' in" in refused(fetcher, address, hash=SHA)
     assert "expected 400000" in refused(fetcher, address, bytes=400_000)
     assert files(fetcher) == ["archives/cells.zip"]
+
+
+def test_a_wrong_archive_is_replaced_by_the_one_that_is_declared(server, fetcher):
+    """A copy without a checksum came first and held another file; the original is there again later."""
+    packed = zipped(cells=CONTENT)
+    first = {"url": server.url("/a.zip", page(403)), "member": "cells", "file": "norman.zip"}
+    first["hash"] = "md5:" + hashlib.md5(packed).hexdigest()
+    copy = {"url": server.url("/b", file(zipped(cells=b"others"))), "member": "cells", "file": "norman.zip"}
+    assert "'cells' in" in refused(fetcher, first, copy, hash=SHA)
+    archive = fetcher.downloads / "archives/norman.zip"
+    message = refused(fetcher, first, hash=SHA)
+    assert f"{archive}: md5 is" in message and "HTTP 403" in message and archive.is_file()
+    server.answers["/a.zip"] = file(packed)
+    assert get(fetcher, first, copy, hash=SHA)["url"] == first["url"]
+    assert archive.read_bytes() == packed
+
+
+def test_where_an_archive_finds_no_room_the_file_itself_may(server, fetcher, monkeypatch):
+    big = {"url": server.url("/all.zip", file(zipped(cells=CONTENT))), "member": "cells", "bytes": 10**18}
+    assert "/all.zip" not in get(fetcher, big, server.url("/copy", file()), hash=SHA)["url"]
+    (fetcher.downloads / "set/cells").unlink()
+    assert "needs 1000000000.0 GB more" in refused(fetcher, big, hash=SHA)
 
 
 def test_a_damaged_archive_goes_unless_someone_vouches_for_it(server, fetcher):
@@ -934,6 +989,7 @@ def test_addresses_and_names():
             "set.sources.b: its file is called 'm.h5ad' like",
         ),
         ({"a": ["http://x/"]}, "set.sources.a: '' is no name of a file"),
+        ({"a": ["http://x/a%09b"]}, r"set.sources.a: 'a\\tb' is no name of a file"),
         ({"a": ["http://x/%2e%2e"]}, "set.sources.a: '..' is no name"),
         (
             {
@@ -960,12 +1016,13 @@ def test_copies_of_one_archive_share_a_place():
     check_places({"set": {"sources": local}})
 
 
-def test_a_dead_link_costs_one_dataset_and_not_the_run(bench, server, cells):
+def test_a_dead_link_costs_one_dataset_and_not_the_run(bench, server, cells, monkeypatch):
     """Two datasets, one of them gone: the other is scored, and the row of the first says why."""
     cells.write_h5ad(bench.folder / "cells.h5ad")
     served = server.url("/cells.h5ad", file((bench.folder / "cells.h5ad").read_bytes()))
     bench.declare("datasets", alive=entry(served), dead=entry(f"{server.address}/gone"))
-    bench.config(["alive", "dead"], {"integration": ["pca"]}, [0], downloads="downloads")
+    bench.config(["alive", "dead"], {"integration": ["pca"]}, [0], downloads=None)
+    monkeypatch.setenv("SCMAMBA2_DOWNLOADS", str(bench.folder / "named by the environment"))
     ended = bench.run("out/claims.csv", "out/tables/summary.txt")
     assert ended.returncode == 0, ended.stderr
     summary = (bench.folder / "out/tables/summary.txt").read_text()
@@ -974,4 +1031,5 @@ def test_a_dead_link_costs_one_dataset_and_not_the_run(bench, server, cells):
     assert "404" in summary
     record = json.loads((bench.folder / "out/data/alive/fetch.json").read_text())
     assert record["files"]["cells"]["hash"] == "recorded"
+    assert record["files"]["cells"]["path"] == str(bench.folder / "named by the environment/alive/cells.h5ad")
     assert "alive/cells.h5ad\t" in (bench.folder / "workflow/datasets.lock").read_text()

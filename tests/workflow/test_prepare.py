@@ -147,6 +147,14 @@ def write_nan_as_text(adata):
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).where(np.arange(60) != 5, "nan")
 
 
+def write_none_as_text(adata):
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).where(np.arange(60) != 5, "None")
+
+
+def write_a_blank(adata):
+    adata.obs["batch"] = adata.obs["batch"].astype(str).where(np.arange(60) != 5, " ")
+
+
 def break_sign(adata):
     adata.layers["counts"].data[3] = -1
 
@@ -180,6 +188,8 @@ def break_empty_cell(adata):
         (lose_labels, ["cells.h5ad", "'cell_type' (for 'label')", "2 of 60 cells, first cell4, cell8;"]),
         (lose_batches, ["cells.h5ad", "'batch'", "5 of 60 cells, first cell0, cell1, cell2;"]),
         (write_nan_as_text, ["cells.h5ad", "'cell_type'", "1 of 60 cells, first cell5;"]),
+        (write_none_as_text, ["cells.h5ad", "'cell_type'", "1 of 60 cells, first cell5;"]),
+        (write_a_blank, ["cells.h5ad", "'batch'", "1 of 60 cells, first cell5;"]),
         (break_sign, ["negative", "-1"]),
         (break_nan, ["1 values that are NaN"]),
         (break_cell_names, ["1 duplicated cell names", "'cell0'"]),

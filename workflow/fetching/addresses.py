@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 #: Folder of the downloads that holds archives; several datasets may take their files from one.
 ARCHIVES = "archives"
-_PLAIN_NAME = re.compile(r"[^./\\][^/\\]*")
+_PLAIN_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")  # datasets.lock has tabs and lines
 
 
 @dataclass(frozen=True)

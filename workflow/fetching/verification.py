@@ -29,7 +29,7 @@ class FetchError(RuntimeError):
 
 
 class DiskFull(FetchError):
-    """There is no room for the file; another address would not help."""
+    """There is no room for what an address serves."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ matrix, wherever a recipe found them. Options that all of these recipes know:
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from anndata.utils import make_index_unique
 from scipy.io import mmread
 
 from workflow.declarations import closest
-from workflow.tidy import COLUMNS, DataError, check_counts
+from workflow.tidy import COLUMNS, DataError, check_counts, read_h5ad
 
 OPTIONS = ("unlabelled", "drop_cells", "reference", "keep_obs")
+PLACES = ("counts_from", "lognorm_from")  #: options of :func:`read_cells`
+MISSING = ("", "nan", "NaN", "None", "<NA>")  #: what numpy, pandas and Python write for a missing value
 #: Natural or binary logarithms of counts scaled to a million per cell stay below it.
 MAX_LOGNORM = 20.0
 
@@ -65,7 +68,7 @@ def _column(table: pd.DataFrame, column: str, purpose: str, path: Path) -> pd.Se
 
 def _missing(values: pd.Series) -> np.ndarray:
     # text made of a missing value would stand for a cell type or a batch of that name
-    return (values.isna() | values.astype(str).isin(["", "nan"])).to_numpy()
+    return (values.isna() | values.astype(str).str.strip().isin(MISSING)).to_numpy()
 
 
 def take_obs(table: pd.DataFrame, entry: dict, path: Path) -> tuple[pd.DataFrame, np.ndarray, dict]:
@@ -303,6 +306,65 @@ def assemble(
     return ad.AnnData(X=values, obs=obs, var=var, uns={"recipe": facts})
 
 
+def read_cells(path: Path, entry: dict) -> ad.AnnData:
+    """Read one h5ad file by the words of its declaration.
+
+    Parameters
+    ----------
+    path
+        The file.
+    entry
+        The declaration: ``obs``, ``var``, ``values`` and ``options``; among these ``counts_from``: ``X``,
+        ``layers/<name>`` or ``raw``, where the counts are (left out: ``layers/counts`` if the file has it,
+        else ``X``), and ``lognorm_from``: the same for ``values: lognorm`` (left out: ``X``).
+
+    Returns
+    -------
+    ``X``: counts or log-normalised values, csr of float32; ``obs``: the suite's columns and those to keep;
+    ``var``: under the file's names ``symbol`` and, where known, ``gene_id``; ``uns``: facts.
+
+    Raises
+    ------
+    ValueError
+        If the file is not what the declaration says, or the declaration contradicts itself.
+    """
+    wanted = options(entry, *PLACES)
+    kind = entry.get("values", "counts")
+    for key in PLACES:
+        if key in wanted and key != f"{kind}_from":
+            raise ValueError(f"options.{key} is there, but the declaration says values: {kind}")
+    adata = read_h5ad(path)
+    matrix, var, place = _find(adata, wanted.get(f"{kind}_from"), kind, path)
+    obs, keep, facts = take_obs(adata.obs, entry, path)
+    values, measured = take_values(matrix if keep.all() else matrix[keep], entry, f"{path}: {place}")
+    genes = take_var(var, entry, path)
+    return ad.AnnData(X=values, obs=obs, var=genes, uns=facts | measured)
+
+
+def _find(adata: ad.AnnData, place: str | None, kind: str, path: Path) -> tuple[Any, pd.DataFrame, str]:
+    """Return the matrix that is asked for, its genes, and what to call it."""
+    if place is None and kind == "counts" and "counts" not in adata.layers:
+        if adata.X is None:
+            raise DataError(
+                f"{path}: neither layers['counts'] nor X is there; expected raw counts in one"
+                + (" (options.counts_from: raw would take those of raw)" if adata.raw is not None else "")
+            )
+        return adata.X, adata.var, "X (there is no layers['counts'])"
+    place = place or ("layers/counts" if kind == "counts" else "X")
+    if place == "raw" and adata.raw is not None:
+        return adata.raw.X, adata.raw.var, "raw.X"
+    if place == "X" and adata.X is not None:
+        return adata.X, adata.var, "X"
+    name = place.removeprefix("layers/")
+    if place != name and name in adata.layers:
+        return adata.layers[name], adata.var, f"layers[{name!r}]"
+    there = ["X"] * (adata.X is not None) + [f"layers/{key}" for key in adata.layers]
+    there += ["raw"] * (adata.raw is not None)
+    raise DataError(
+        f"{path}: {place} is missing, found {', '.join(there) or 'no matrix'}; expected {kind} there"
+    )
+
+
 def compression(path: Path) -> str | None:
     """``gzip`` for a gzip file, by its first bytes and whatever its name."""
     with open(path, "rb") as file:
@@ -319,7 +381,7 @@ def read_table(path: Path, **how: Any) -> pd.DataFrame:
     """
     try:
         return pd.read_csv(path, compression=compression(path), **how)
-    except (ValueError, OSError, EOFError) as error:  # pandas' own errors are ValueErrors
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' own errors are ValueErrors
         raise DataError(f"{path}: not a readable table ({' '.join(str(error).split())})") from error
 
 

@@ -18,6 +18,7 @@ there by a draw that is not published.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import anndata as ad
@@ -56,7 +57,7 @@ def read_cancer(files: dict[str, Path], name: str) -> tuple[sp.csr_matrix, list[
             blocks.append(sp.csr_matrix(block.to_numpy(dtype=np.float32)))
             cells += list(block.index.astype(str))
             genes = list(block.columns)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a readable table ({' '.join(str(error).split())})") from error
     unknown = [cell for cell in cells if cell not in metadata.index]
     if unknown or not cells:

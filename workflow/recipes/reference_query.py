@@ -1,7 +1,7 @@
 """Two h5ad files, the reference and the query of a published split.
 
-Sources ``reference`` and ``query``, read by the same words of the declaration (see ``columns`` and its
-options). The result has the reference's cells first, then the query's, and ``obs["split"]``. Genes are those
+Sources ``reference`` and ``query``, read by the same words of the declaration (see ``_cells.read_cells``).
+The result has the reference's cells first, then the query's, and ``obs["split"]``. Genes are those
 that both files have, in the reference's order. They are matched by the names of ``var``; where one file names
 its genes by Ensembl ids and the other by symbols, by symbols.
 
@@ -20,9 +20,8 @@ import scipy.sparse as sp
 
 from workflow.tidy import COLUMNS
 
-from ._cells import are_ensembl, assemble
+from ._cells import are_ensembl, assemble, read_cells
 from ._common import source
-from .columns import read_cells
 
 VERSION = 1
 SIDES = ("reference", "query")
@@ -83,7 +82,7 @@ def load(files: dict[str, Path], entry: dict) -> ad.AnnData:
     Returns
     -------
     The tidy dataset with ``obs["split"]``. ``uns["recipe"]`` says how many genes were left out, which labels
-    only one side has, and for each side what ``columns`` records. Where a cell name is on both sides, all
+    only one side has, and for each side what ``read_cells`` records. Where a cell name is on both sides, all
     names end in ``-reference`` or ``-query``.
 
     Raises

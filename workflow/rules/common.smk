@@ -1,6 +1,7 @@
 # What all rules share: the checked plan and the words of a command.
 
 import json
+import os
 import shlex
 
 from snakemake.exceptions import WorkflowError
@@ -27,7 +28,8 @@ ENVIRONMENT = {
     "PYTHONPATH": ROOT,
     "PYTHONWARNINGS": "ignore::UserWarning:louvain",
     "SCMAMBA2_ON_FAILURE": config["on_failure"],
-    "SCMAMBA2_DOWNLOADS": config.get("downloads") or "",
+    "SCMAMBA2_DOWNLOADS": config.get("downloads")
+    or os.environ.get("SCMAMBA2_DOWNLOADS", ""),
 }
 EXPORTS = " ".join(
     f"{name}={shlex.quote(str(value))}" for name, value in ENVIRONMENT.items()

@@ -23,11 +23,9 @@ from workflow.fetching import hosts, lockfile
 from workflow.fetching.addresses import Address, addresses, archive_place, place
 from workflow.fetching.archives import DamagedArchive, extract
 from workflow.fetching.downloads import download
-from workflow.fetching.lockfile import LOCKFILE, Seen
+from workflow.fetching.lockfile import BY_HAND, LOCKFILE, Seen
 from workflow.fetching.verification import DiskFull, Expected, FetchError, day, digests, say
 from workflow.files import ON_FAILURE, write_json
-
-BY_HAND = "found on disk"  #: the address of a file that this checkout did not bring
 
 
 def downloads_folder(given: str) -> Path:
@@ -123,8 +121,12 @@ class Fetcher:
         for address in choices:
             try:
                 return self._bring(address, target, fixed)
-            except DiskFull:
-                raise
+            except DiskFull as error:
+                # an archive needs more room than the file alone, which another address may serve
+                if address.archive is None or all(a.archive for a in choices):
+                    raise
+                answers.append(str(error))
+                say(answers[-1])
             except Exception as error:  # whatever is wrong with an address, the next one may serve
                 text = " ".join(str(error).split())
                 if not isinstance(error, (FetchError, OSError)):
@@ -202,13 +204,15 @@ class Fetcher:
             state = "verified"
         elif not path.is_relative_to(self.downloads):
             state = "local"
-        elif seen := lockfile.read(self.lock).get(self._key(path)):
-            state = "locked"
-            url = seen.url if url == BY_HAND else url
         else:
-            guard = self.downloads / ".locks" / "datasets.lock"
-            seen = Seen(sha256, size, day(), url)
-            state = "recorded" if lockfile.record(self._key(path), seen, guard, self.lock) else "not recorded"
+            key, guard = self._key(path), self.downloads / ".locks" / "datasets.lock"
+            seen = lockfile.read(self.lock).get(key)
+            state = "locked"
+            if seen is None or seen.url == BY_HAND != url:
+                now = lockfile.record(key, Seen(sha256, size, day(), url), guard, self.lock)
+                state = state if seen else "recorded" if now else "not recorded"
+            elif url == BY_HAND:
+                url = seen.url
         return {"path": str(path), "url": url, "sha256": sha256, "bytes": size, "hash": state}
 
     def _bring(self, address: Address, target: Path, fixed: Expected) -> dict:
@@ -236,11 +240,17 @@ class Fetcher:
             archive = archive_place(self.downloads, address)
             with self._alone(archive):
                 expected = self._expected(archive, own)
-                fresh = not archive.is_file()
-                if fresh:
-                    download(address.url, archive, expected, hosts.locate)
-                elif wrong := expected.problem(archive, archive.name):
+                wrong = expected.problem(archive, archive.name) if archive.is_file() else "not here"
+                if archive.is_file() and wrong and not own.hashes:
                     raise FetchError(f"{archive}: {wrong}; delete it, or put the right one there")
+                fresh = bool(wrong)
+                if fresh:  # as with a file, a wrong one is replaced by one that is what is declared
+                    try:
+                        download(address.url, archive, expected, hosts.locate)
+                    except FetchError as error:
+                        if archive.is_file() and not isinstance(error, DiskFull):
+                            raise FetchError(f"{archive}: {wrong}; {error}") from error
+                        raise
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.member.part")
         try:

@@ -1,4 +1,7 @@
-"""Delete the records of what failed below a results folder, so that the next call tries it again."""
+"""Delete the records of what failed below a results folder, so that the next call tries it again.
+
+That is also a record of files that lacks an optional one, and a record that a failure calls outdated.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,33 @@ from workflow.files import read_json
 RECORDS = ("fetch.json", "tidy.json", "prepared.json", "run.json")
 
 
+def failures(results: Path) -> dict[Path, str]:
+    """Return the records to forget, and why."""
+    found: dict[Path, str] = {}
+    for name in RECORDS:
+        for path in sorted(results.rglob(name)):
+            record = read_json(path)
+            # a method that says it cannot do a dataset would only say so again
+            if record["status"] not in ("ok", "not_applicable"):
+                found[path] = f"{record['status']}: {record['reason']}"
+            elif absent := record.get("absent") if name == "fetch.json" else None:
+                found[path] = f"without {', '.join(absent)}: {'; '.join(absent.values())}"
+            if "outdated" in record:
+                found.setdefault((path.parent / record["outdated"]).resolve(), "outdated")
+    return found
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="folder of a selection, for instance results/demo")
     args = parser.parse_args()
     if not args.results.is_dir():
         parser.error(f"{args.results}: no such folder")
-    forgotten = 0
-    for name in RECORDS:
-        for path in sorted(args.results.rglob(name)):
-            record = read_json(path)
-            # a method that says it cannot do a dataset would only say so again
-            if record["status"] not in ("ok", "not_applicable"):
-                print(f"forgot {path} ({record['status']}: {record['reason']})")
-                path.unlink()
-                forgotten += 1
-    print(f"{forgotten} failed records forgotten")
+    found = failures(args.results)
+    for path, reason in found.items():
+        print(f"forgot {path} ({reason})")
+        path.unlink(missing_ok=True)
+    print(f"{len(found)} records forgotten")
     return 0
 
 

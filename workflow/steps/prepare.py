@@ -13,8 +13,8 @@ from pathlib import Path
 from workflow import tasks
 from workflow.declarations import WORKFLOW, load_yaml
 from workflow.files import ON_FAILURE, checksum, read_json, write_json
-from workflow.steps.tidy import read, write
-from workflow.tidy import DataError, log_normalize
+from workflow.steps.tidy import Outdated, failure, read, write
+from workflow.tidy import log_normalize
 
 
 def main() -> int:
@@ -34,14 +34,13 @@ def main() -> int:
         path = args.tidy.parent / tidy["file"]
         try:
             if not path.is_file() or checksum(path) != tidy["sha256"]:
-                raise DataError(f"{path} is gone or changed; delete {args.tidy} and run again")
+                raise Outdated(f"{path} is gone or changed", args.tidy)
             adata = read(path)
             if tidy["values"] == "counts":
                 log_normalize(adata)
             given, solution, facts = tasks.get(args.task).make_io(adata, entry["tasks"][args.task])
-        except (ValueError, KeyError, OSError) as error:  # DataError is a ValueError
-            reason = str(error) if isinstance(error, DataError) else f"{args.dataset}: {error}"
-            record |= {"status": "no_data", "reason": reason}
+        except Exception as error:  # one dataset does not cost the run
+            record |= failure(args.dataset, error, args.record)
         else:
             for name, part in (("input", given), ("solution", solution)):
                 path = args.record.parent / f"{name}.h5ad"

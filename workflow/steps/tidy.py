@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -20,6 +22,14 @@ from workflow.files import ON_FAILURE, atomic, checksum, read_json, write_json
 from workflow.tidy import DataError, check_tidy
 
 mudata.set_options(pull_on_update=False)
+
+
+class Outdated(DataError):
+    """A file is not the one that an earlier step saw, so that its record must be made again."""
+
+    def __init__(self, text: str, record: Path):
+        super().__init__(f"{text}; delete {record} and run again")
+        self.record = record
 
 
 def load_tidy(dataset: str, entry: dict, files: dict[str, Path]) -> tuple[ad.AnnData | mudata.MuData, dict]:
@@ -59,17 +69,49 @@ def check_unchanged(fetched: dict, record: Path) -> None:
 
     Raises
     ------
-    DataError
+    Outdated
         If a file is gone or has another checksum.
     """
     for name, file in fetched["files"].items():
         path = Path(file["path"])
         found = checksum(path) if path.is_file() else "gone"
         if found != file["sha256"]:
-            raise DataError(
+            raise Outdated(
                 f"{path} (source {name!r}) changed after it was fetched: sha256 is {found}, "
-                f"expected {file['sha256']}; delete {record} and run again"
+                f"expected {file['sha256']}",
+                record,
             )
+
+
+def failure(dataset: str, error: Exception, record: Path) -> dict:
+    """Say why a dataset cannot be had, as its record does.
+
+    Parameters
+    ----------
+    dataset
+        Its name.
+    error
+        What happened. Files may be broken in ways that nobody foresaw, so it may be any: then the log has
+        the traceback.
+    record
+        The record that will say so.
+
+    Returns
+    -------
+    dict
+        ``status`` and ``reason``; ``outdated`` names an earlier record, as seen from this one, without which
+        another try would end the same way.
+    """
+    reason = str(error)
+    if not isinstance(error, DataError):
+        reason = f"{dataset}: {reason}"
+    if not isinstance(error, (ValueError, OSError)):
+        traceback.print_exception(error)
+        reason = f"{dataset}: {type(error).__name__}: {' '.join(str(error).split())}"
+    failed = {"status": "no_data", "reason": reason}
+    if isinstance(error, Outdated):
+        failed["outdated"] = os.path.relpath(error.record, record.parent)
+    return failed
 
 
 def write(data: ad.AnnData | mudata.MuData, path: Path) -> None:
@@ -105,9 +147,8 @@ def main() -> int:
         try:
             check_unchanged(fetched, args.fetched)
             data, found = load_tidy(args.dataset, entry, files)
-        except (ValueError, KeyError, OSError) as error:  # DataError is a ValueError
-            reason = str(error) if isinstance(error, DataError) else f"{args.dataset}: {error}"
-            record |= {"status": "no_data", "reason": reason}
+        except Exception as error:  # one dataset does not cost the run
+            record |= failure(args.dataset, error, args.record)
         else:
             data.uns["source"] = {
                 name: {key: file[key] for key in ("url", "sha256", "bytes")}
