@@ -69,6 +69,8 @@ def _explain(error: jsonschema.ValidationError) -> str:
     if error.validator == "required":
         missing = [k for k in error.validator_value if k not in error.instance]
         return f"{where}: key {missing[0]!r} is missing (found: {', '.join(error.instance) or '-'})"
+    if error.validator == "pattern" and "urls" in error.absolute_path:
+        return f"{where}: found {error.instance!r}; a file on disk is written file:/path/to/it, see schemas/"
     if error.validator == "type":
         return f"{where}: expected {error.validator_value}, found {error.instance!r}"
     return f"{where}: {error.message}"
@@ -196,13 +198,11 @@ class Plan:
 
     @property
     def to_download(self) -> list[str]:
-        """Datasets that ``snakemake download`` brings: the selected ones, then ``also_download``."""
-        also = self.config.get("also_download", [])
-        selected = self.config["select"]["datasets"]
-        return [
-            *selected,
-            *(name for name in (self.datasets if also == "all" else also) if name not in selected),
-        ]
+        """Datasets that ``snakemake download`` brings, by the key ``data`` of the configuration."""
+        chosen = self.config.get("data", "all")
+        if chosen in ("all", "selected"):
+            return list(self.datasets if chosen == "all" else self.config["select"]["datasets"])
+        return [chosen] if isinstance(chosen, str) else list(chosen)
 
     @property
     def to_prepare(self) -> list[str]:
@@ -299,14 +299,12 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
         if name not in datasets:
             fail(f"select.datasets: unknown dataset {name!r}{closest(name, datasets)}")
         if not datasets[name]["tasks"]:
-            fail(
-                f"select.datasets: no task reads {name!r} yet; name it in also_download to download and "
-                "prepare it"
-            )
-    also = config.get("also_download", [])
-    for name in [] if also == "all" else also:
-        if name not in datasets:
-            fail(f"also_download: unknown dataset {name!r}{closest(name, datasets)}")
+            fail(f"select.datasets: no task reads {name!r} yet; name it in data to download and prepare it")
+    chosen = config.get("data", "all")
+    words = ["all", "selected", *datasets]
+    for name in [chosen] if isinstance(chosen, str) else chosen:
+        if name not in (words if isinstance(chosen, str) else datasets):
+            fail(f"data: unknown dataset {name!r}{closest(name, words)}")
     for task, names in select["methods"].items():
         able = [m for m in methods if task in methods[m]["tasks"]]
         for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,10 @@ def method_note(runs: pd.DataFrame) -> str:
 def trouble(runs: pd.DataFrame) -> str:
     """Return why runs gave no value: one phrase per distinct status, empty if all are ok."""
     bad = runs[runs["status"] != "ok"]
-    words = (bad["why"].where(bad["why"] != "", bad["status"]) + ": " + bad["reason"]).unique()
+    # why a dataset cannot be had may fill a page, and the summary says it whole
+    short = bad["reason"].map(lambda text: textwrap.shorten(text, 200, placeholder=" …"))
+    reason = bad["reason"].where(bad["status"] != "no_data", short)
+    words = (bad["why"].where(bad["why"] != "", bad["status"]) + ": " + reason).unique()
     return "; ".join(words)
 
 

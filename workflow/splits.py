@@ -45,6 +45,8 @@ def batch_split(obs: pd.DataFrame, query: list[str]) -> np.ndarray:
     if "batch" not in obs:
         raise ValueError(f"obs column 'batch' is missing (found: {', '.join(obs.columns)})")
     batches = obs["batch"].astype(str)
+    if batches.nunique() < 2:
+        raise ValueError(f"split: there is one batch only ({batches.iloc[0]!r}); a split by batch needs two")
     for name in query:
         if name not in set(batches):
             raise ValueError(f"split.query: no batch {name!r}{closest(name, sorted(set(batches)))}")

@@ -157,7 +157,7 @@ def check_tidy(
             sums = check_counts(part.layers["counts"], f"{source}: {where}layers['counts']")
             if not modality and (sums == 0).any():
                 empty = np.flatnonzero(sums == 0)
-                fail(f"{len(empty)} cells have no counts, first {part.obs_names[empty[0]]!r}")
+                fail(f"{len(empty)} cells have no counts, first {part.obs_names[empty[0]]!r}; leave them out")
         elif "counts" in part.layers:
             fail(f"{where}layers['counts'] is there, but the declaration says values: lognorm")
         elif part.X is None:
@@ -171,12 +171,15 @@ def check_tidy(
         if data.obs[column].isna().any():
             fail(f"obs[{column!r}] is missing for {int(data.obs[column].isna().sum())} cells")
     found = describe(data)
+    different = []
     for key, value in expect.items():
         now = found.get(key, 1 if key == "batches" else 0)
         if isinstance(now, dict):  # the number of labels; of modalities and splits only those that are named
             now = len(now) if isinstance(value, int) else {name: now.get(name) for name in value}
         if now != value:
-            fail(f"{key} is {now}, expected {value} (expect.{key} in workflow/datasets.yaml)")
+            different.append(f"{key} is {now}, expected {value}")
+    if different:
+        fail(f"{'; '.join(different)} (expect in workflow/datasets.yaml)")
     return found
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zipfile
 
@@ -134,7 +135,7 @@ def test_each_failure_is_recorded_with_its_reason(broken, method):
         ("no_column", "obs column 'cell_type' (for 'label') is missing"),
         ("no_counts", "non-integer values"),
         ("twice", "duplicated cell names"),
-        ("truncated", "not a readable h5ad file"),
+        ("truncated", "the file is cut"),
     ],
 )
 def test_bad_data_costs_its_own_rows_only(broken, dataset, reason):
@@ -236,7 +237,10 @@ def test_a_changed_source_is_fetched_again_and_a_changed_word_is_written_again(b
     tidy = bench.folder / "out/data/cells/tidy.h5ad"
     tidy.write_bytes(tidy.read_bytes() + b"more")
     reason = step_again(bench, "prepare", "--task", "integration", "--tidy", data / "tidy.json")["reason"]
-    assert reason == f"{tidy} is gone or changed; delete {data / 'tidy.json'} and run again"
+    assert reason == (
+        f"{tidy} is gone or changed; python -m workflow.steps.forget {bench.folder / 'out'}, "
+        "then the same command again"
+    )
 
 
 def step_again(bench: Bench, step: str, *arguments) -> dict:
@@ -396,3 +400,26 @@ def test_the_spine_on_a_real_piece_of_the_papers_pbmc(bench, mini):
     assert accuracy["logistic_l2"] > 0.85
     assert accuracy["logistic_l2"] > accuracy["majority"]
     assert accuracy["knn"] > accuracy["majority"]
+
+
+def test_a_file_put_in_the_place_of_a_refused_one_is_taken(bench, cells):
+    """Nothing of a file that the recipe refused stays: no record and no line of datasets.lock."""
+    url = "http://127.0.0.1:9/cells.h5ad"  # nobody listens there
+    bench.declare("datasets", cells=entry(url), other=entry(url))
+    bench.config(["cells"], {"integration": ["pca"]}, [0], downloads="downloads", data="cells")
+    place = bench.folder / "downloads/cells/cells.h5ad"
+    place.parent.mkdir(parents=True)
+    cells[:50].copy().write_h5ad(place)
+    ended = bench.run("prepare")
+    assert "cells: no_data: cells: n_obs is 50, expected 60 (expect" in ended.stderr
+    assert "0 of 1 datasets ok" in ended.stderr
+    assert "other: " not in ended.stderr and not (bench.folder / "out/data/other").exists()
+    assert "cells.h5ad" not in (bench.folder / "workflow/datasets.lock").read_text()
+
+    cells.write_h5ad(place)
+    forget = [sys.executable, "-m", "workflow.steps.forget", "out"]
+    subprocess.run(forget, cwd=bench.folder, check=True, capture_output=True)
+    ended = bench.run("prepare")
+    assert "1 of 1 datasets ok" in ended.stderr, ended.stderr
+    assert read_json(bench.folder / "out/data/cells/integration/prepared.json")["status"] == "ok"
+    assert "cells/cells.h5ad\t" in (bench.folder / "workflow/datasets.lock").read_text()

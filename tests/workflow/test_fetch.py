@@ -14,6 +14,8 @@ import threading
 import time
 import zipfile
 
+import h5py
+import numpy as np
 import pytest
 from loopback import CONTENT, MD5, SHA, cut, file, in_turn, page, redirect_all, serving
 from support import ROOT, entry
@@ -84,7 +86,7 @@ def test_a_download_is_verified_and_kept(server, fetcher):
 def test_a_refusal_is_not_asked_again(server, fetcher, status):
     message = refused(fetcher, server.url("/cells.bin", page(status)))
     assert f"/cells.bin: HTTP {status}" in message
-    assert f"put it at {fetcher.downloads}/set/cells.bin and run again" in message
+    assert f"by hand and put it at {fetcher.downloads}/set/cells.bin, because: " in message
     assert len(server.asked) == 1 and files(fetcher) == []
 
 
@@ -145,7 +147,24 @@ def test_a_file_must_begin_as_its_ending_says(server, fetcher, name, kind):
     assert f"found no {kind} file" in refused(fetcher, server.url(f"/{name}", file()))
     assert files(fetcher) == []
     beginning, _ = verification.BEGINNINGS[kind]
-    get(fetcher, server.url(f"/{name}", file(beginning + CONTENT)))
+    content = hdf5() if kind == "HDF5" else beginning + CONTENT
+    get(fetcher, server.url(f"/{name}", file(content)))
+
+
+def hdf5() -> bytes:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as opened:
+        opened["x"] = np.arange(1000)
+    return content.getvalue()
+
+
+def test_an_hdf5_file_that_the_host_cut_is_no_success(server, fetcher):
+    """The host gives its length as that of the half file; the file itself says what is missing."""
+    whole = hdf5()
+    url = server.url("/cells.h5ad", file(whole[:5000]))
+    assert f"the file is cut: it has 5000 of {len(whole)} bytes" in refused(fetcher, url)
+    assert files(fetcher) == [] and not fetcher.lock.exists()
+    assert "packed by gzip" in refused(fetcher, server.url("/b.h5ad", file(b"\x1f\x8b" + CONTENT)))
 
 
 def test_a_redirect_is_followed(server, fetcher):
@@ -420,7 +439,8 @@ def test_a_file_that_differs_from_the_record(server, fetcher, here):
         os.utime(place(fetcher, "set/cells.bin"), (1_750_000_000, 1_750_000_000))
     message = refused(fetcher, server.url("/cells.bin", file()))
     today = "2025-06-15" if here else verification.day()
-    assert f"sha256 is {GOOD} ({today}), expected {OLD} (recorded on 2025-01-31 from http://first" in message
+    assert f"sha256 is {GOOD} ({today}), expected {OLD} (recorded on 2025-01-31, from http://first" in message
+    assert "by hand" not in message  # the same file again would not help
     assert f"delete the line of set/cells.bin in {fetcher.lock}" in message
     assert path.exists() == here and files(fetcher) == (["set/cells.bin"] if here else [])
     fetcher.lock.unlink()
@@ -689,7 +709,7 @@ def test_an_archive_put_there_by_hand_is_taken(server, fetcher):
     address = {"url": server.url("/norman.zip"), "member": "cells", "hash": own}
     message = refused(fetcher, address)
     archive = fetcher.downloads / "archives/norman.zip"
-    assert f"put it at {fetcher.downloads}/set/cells (or the archive to {archive}) and run again" in message
+    assert f"put it at {fetcher.downloads}/set/cells (or the archive to {archive}), because: " in message
     place(fetcher, "archives/norman.zip", b"PK but another")
     assert f"{archive}: md5 is" in refused(fetcher, address)
     place(fetcher, "archives/norman.zip", packed)
@@ -777,7 +797,7 @@ def test_figshare(server, fetcher, monkeypatch):
     assert record["url"] == "figshare:21981011/demo_train.h5ad.txt"
     assert "page_size=1000" in server.paths[0]  # the listing stops at ten files otherwise
     message = refused(fetcher, "figshare:21981011/demo_test.h5ad")
-    assert "figshare article 21981011 holds no 'demo_test.h5ad', but 'demo_train.h5ad.txt';" in message
+    assert "figshare article 21981011 holds no 'demo_test.h5ad', but 'demo_train.h5ad.txt'" in message
 
     (fetcher.downloads / "set/demo_train.h5ad.txt").unlink()
     listing[0] = listed | {"computed_md5": "", "supplied_md5": "0" * 32}

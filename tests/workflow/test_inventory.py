@@ -125,7 +125,7 @@ def test_the_table_is_plain_when_piped(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.isascii() and "\x1b" not in ended.stdout
     rows = [line.split() for line in ended.stdout.splitlines()]
-    assert rows[0] == ["dataset", "state", "on", "disk", "to", "fetch"]
+    assert rows[0] == ["dataset", "state", "on", "disk", "room", "needed"]
     assert rows[1][:2] == ["pbmc68k", "present"] and rows[2][:2] == ["pbmc10k", "missing"]
     assert "free: " in ended.stdout and str(tmp_path) in ended.stdout
     assert list(tmp_path.iterdir()) == [], "looking makes nothing"

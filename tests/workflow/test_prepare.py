@@ -289,6 +289,12 @@ def test_without_counts_the_values_are_given_as_they_are(cells, tmp_path, task):
         tasks.get(task).make_io(adata, settings | {"n_top_genes": 39})
 
 
+def test_one_batch_is_no_split(cells):
+    cells.obs["batch"] = "only"
+    with pytest.raises(ValueError, match="one batch only \\('only'\\); a split by batch needs two"):
+        batch_split(cells.obs, ["only"])
+
+
 def test_genes_are_chosen_on_the_reference_alone(tmp_path):
     adata = make_cells(n=300, genes=60)
     log_normalize(adata)

@@ -64,6 +64,11 @@ def test_what_is_not_as_expected_is_told(data, expect, words):
         check_tidy(data, "test", expect)
 
 
+def test_all_that_differs_is_told_at_once(data):
+    with pytest.raises(DataError, match="n_obs is 60, expected 61; labels is 3, expected 4 "):
+        check_tidy(data, "test", {"n_obs": 61, "n_vars": 40, "labels": 4})
+
+
 def test_nothing_is_asserted_of_what_is_not_known(data):
     assert check_tidy(data, "test", {})["labels"] == {"type 0": 20, "type 1": 20, "type 2": 20}
 

@@ -130,7 +130,8 @@ def _reason(error: BaseException) -> str:
             break
         inner = below
     text = " ".join(str(inner).split())
-    return re.sub(r"^<?[\w.]+(Connection|Pool)\S*( object at \w+>)?: ", "", text) or type(inner).__name__
+    who = r"^<?[\w.]*(Connection|Pool)(\([^)]*\))?\S*( object at \w+>)?: "
+    return re.sub(who, "", text) or type(inner).__name__
 
 
 def _broken(error: requests.RequestException) -> Transient:

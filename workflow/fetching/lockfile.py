@@ -5,6 +5,8 @@ One line per file, so that a difference reads well; the user who trusts the file
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +57,19 @@ def read(path: Path = LOCKFILE) -> dict[str, Seen]:
     return entries
 
 
+def _write(entries: dict[str, Seen], path: Path) -> None:
+    lines = [f"{name}\t{e.sha256}\t{e.bytes}\t{e.date}\t{e.url}\n" for name, e in sorted(entries.items())]
+    write_text(path, _HEAD + "".join(lines))
+
+
+def forget(keys: Iterable[str], guard: Path, path: Path = LOCKFILE) -> None:
+    """Take lines back, for files that proved to be wrong right after they were recorded."""
+    with contextlib.suppress(OSError), FileLock(guard):
+        entries = read(path)
+        if set(keys) & set(entries):
+            _write({key: seen for key, seen in entries.items() if key not in set(keys)}, path)
+
+
 def record(key: str, seen: Seen, guard: Path, path: Path = LOCKFILE) -> bool:
     """Add a line, whoever else does so at the same time.
 
@@ -82,10 +97,7 @@ def record(key: str, seen: Seen, guard: Path, path: Path = LOCKFILE) -> bool:
             # of an archive that several wait for, one process knows the address and the others find the file
             if known is None or (known.url == BY_HAND and known.sha256 == seen.sha256):
                 entries[key] = seen
-            lines = [
-                f"{name}\t{e.sha256}\t{e.bytes}\t{e.date}\t{e.url}\n" for name, e in sorted(entries.items())
-            ]
-            write_text(path, _HEAD + "".join(lines))
+            _write(entries, path)
     except OSError as error:
         say(f"{path} cannot be written ({error.strerror}): the checksum of {key} is not recorded")
         return False

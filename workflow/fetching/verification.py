@@ -56,6 +56,8 @@ class Expected:
         size = path.stat().st_size
         if self.bytes is not None and size != self.bytes:
             return f"it has {size} bytes, expected {self.bytes}"
+        if cut := _cut(path, name):
+            return cut
         if not self.hashes:
             return ""  # without reading it
         found = digests(path, *{known.partition(":")[0] for known in self.hashes})
@@ -64,6 +66,21 @@ class Expected:
             if found[algorithm] != digest:
                 return f"{algorithm} is {found[algorithm]} ({day(path)}), expected {digest} ({who})"
         return ""
+
+
+def _cut(path: Path, name: str) -> str:
+    """Say that an HDF5 file ends too early, which its head tells; empty if it does not."""
+    if not name.lower().endswith(BEGINNINGS["HDF5"][1]):
+        return ""
+    import h5py
+
+    try:
+        h5py.File(path, "r").close()
+    except OSError as error:
+        if found := re.search(r"eof = (\d+).*stored_eof = (\d+)", str(error)):
+            return f"the file is cut: it has {found[1]} of {found[2]} bytes"
+        return f"found a damaged HDF5 file ({' '.join(str(error).split())})"
+    return ""
 
 
 def day(path: Path | None = None) -> str:
@@ -106,7 +123,9 @@ def wrong_beginning(name: str, start: bytes, content_type: str = "") -> str:
         return f"found a web page{says} instead of the file"
     for kind, (beginning, endings) in BEGINNINGS.items():
         if name.lower().endswith(endings) and not start.startswith(beginning):
-            return f"found no {kind} file: it begins with {start[:8]!r}"
+            packed = start.startswith(BEGINNINGS["gzip"][0])
+            hint = " (it is packed by gzip: unpack it, or declare a member)" if packed else ""
+            return f"found no {kind} file: it begins with {start[:8]!r}{hint}"
     return ""
 
 

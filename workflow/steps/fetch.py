@@ -133,14 +133,16 @@ class Fetcher:
                     text = f"{type(error).__name__}: {text}"
                 answers.append(text if address.url in text else f"{address.url}: {text}")
                 say(answers[-1])
-        raise FetchError("; ".join(answers) + self._by_hand(choices, target))
+        text = "; ".join(answers)
+        # What differs from datasets.lock says itself what to do: the same file again would not help.
+        raise FetchError(text if str(self.lock) in text else self._by_hand(choices, target) + text)
 
     def _by_hand(self, choices: list[Address], target: Path) -> str:
         if all(address.local for address in choices):
             return ""
         packed = next((a for a in choices if a.archive and not a.local), None)
         archive = f" (or the archive to {archive_place(self.downloads, packed)})" if packed else ""
-        return f"; get the file by hand, put it at {target}{archive} and run again"
+        return f"get the file by hand and put it at {target}{archive}, because: "
 
     @contextlib.contextmanager
     def _alone(self, target: Path) -> Iterator[None]:
@@ -169,9 +171,10 @@ class Fetcher:
         seen = lockfile.read(self.lock).get(self._key(path))
         if fixed.hashes or seen is None:
             return fixed
+        origin = "when it was found on disk" if seen.url == BY_HAND else f"from {seen.url}"
         who = (
-            f"recorded on {seen.date} from {seen.url}; if the file was replaced and you trust the new one, "
-            f"delete the line of {self._key(path)} in {self.lock}"
+            f"recorded on {seen.date}, {origin}; if you trust the file of now, delete the line of "
+            f"{self._key(path)} in {self.lock}"
         )
         return Expected(fixed.bytes, fixed.about_mb, {f"sha256:{seen.sha256}": who})
 
@@ -341,7 +344,9 @@ def main() -> int:
         say(f"{args.dataset}: {record['reason']}")
         if args.on_failure == "stop":
             return 1
-        record["reason"] += f" (delete {args.record} first)"  # what has a record is not made again
+        # what has a record is not made again
+        again = f"python -m workflow.steps.forget {args.record.parent.parent.parent}"
+        record["reason"] += f"; then {again}, and the same command again"
     write_json(args.record, record)
     return 0
 

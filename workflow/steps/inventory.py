@@ -21,7 +21,7 @@ from workflow.steps.fetch import downloads_folder, locate
 STATES = {
     "present": "here, and a checksum is declared",
     "recorded": "here, and its checksum stands in datasets.lock",
-    "unverified": "here, with no checksum to compare; the next download records one",
+    "unverified": "here, with no checksum to compare; a download gets one recorded, your own file does not",
     "partial": "half a file, which the next download goes on with; of a dataset, some of its files",
     "missing": "not here",
     "changed": "not what is declared or recorded",
@@ -68,7 +68,8 @@ def look(dataset: str, source: Mapping, downloads: Path, seen: Mapping, verify: 
     if not path.is_file():
         part = path.with_name(f"{path.name}.part")
         here = part.stat().st_size if part.is_file() else 0
-        size = source.get("bytes") or source.get("about_mb", 0) * 1e6
+        one = {} if first.member else vars(first)
+        size = source.get("bytes") or one.get("bytes") or source.get("about_mb", 0) * 1e6
         return Found("partial" if here else "missing", here, max(0, size - here), unknown=int(not size))
     declared = [source.get("hash")] + [a.hash for a in addresses(source) if a.member is None]
     hashes = {known: "declared" for known in declared if known}
@@ -151,7 +152,7 @@ def _show(found: Mapping[str, Found], needed: float, unknown: int, downloads: Pa
         console = Console(width=160)
     colours = dict(zip(STATES, ("green", "green", "yellow", "yellow", "red", "red"), strict=True))
     table = Table(box=None, pad_edge=False)
-    for title in ("dataset", "state", "on disk", "to fetch"):
+    for title in ("dataset", "state", "on disk", "room needed"):
         table.add_column(title, justify="left" if title in ("dataset", "state") else "right", no_wrap=True)
     for name, one in found.items():
         least = "at least " if one.unknown and one.needed else ""
@@ -166,7 +167,8 @@ def _show(found: Mapping[str, Found], needed: float, unknown: int, downloads: Pa
     more = f", and {unknown} files or archives of unknown size" if unknown else ""
     free = gigabytes(shutil.disk_usage(folder).free)
     console.print(
-        f"to fetch, archives included: {gigabytes(needed)}{more}; free: {free} in {downloads}",
+        f"room needed for what is missing, archives included: {gigabytes(needed)}{more}; "
+        f"free: {free} in {downloads}",
         highlight=False,
     )
     for state in sorted({one.state for one in found.values()}, key=list(STATES).index):
@@ -193,7 +195,7 @@ and how much room the rest needs. Downloads lie in the user's cache folder, or i
 in the configuration or `SCMAMBA2_DOWNLOADS` names; it is called `<downloads>` below.
 
 **By hand.** A file that cannot be fetched may be put in its place by hand; it is found and verified. So may
-the archive that it comes from. If a run recorded the failure, delete that record and run again
+the archive that it comes from. A run that recorded the failure is told to forget it
 (`python -m workflow.steps.forget results/<selection>`).
 
 **Checksums.** Where none is declared, the first download is recorded in `workflow/datasets.lock`. Commit that
@@ -219,6 +221,7 @@ def document(entries: Mapping[str, Mapping]) -> Iterable[str]:
         yield " ".join([*words, f"Licence: {_cell(entry['licence'])}."])
         if entry.get("used_for"):
             yield f"Used for: {_cell(entry['used_for'])}."
+        yield from _contents(entry)
         yield ""
         yield "| file | size | checksum | from |"
         yield "|---|---|---|---|"
@@ -227,6 +230,21 @@ def document(entries: Mapping[str, Mapping]) -> Iterable[str]:
         if entry.get("note"):
             yield ""
             yield _cell(entry["note"])
+
+
+def _contents(entry: Mapping) -> Iterable[str]:
+    """Yield what the files must hold: values, columns, numbers."""
+    if "expect" not in entry:
+        return
+    words = {"counts": "raw counts", "lognorm": "log-normalised values, no counts"}
+    parts = [f"Values: {words[entry.get('values', 'counts')]}."]
+    columns = [f"{ours} `{_cell(theirs)}`" for ours, theirs in entry.get("obs", {}).items()]
+    columns += [f"{ours} `{_cell(theirs)}` (var)" for ours, theirs in entry.get("var", {}).items()]
+    if columns:
+        parts.append(f"Columns: {', '.join(columns)}.")
+    numbers = [f"{key} {value}" for key, value in entry["expect"].items()]
+    parts.append(f"Asserted: {', '.join(numbers) or 'nothing'}.")
+    yield " ".join(parts)
 
 
 def _where(dataset: str, source: Mapping) -> str:
@@ -259,10 +277,11 @@ def _from(source: Mapping) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="datasets; none means all")
+    configured = load_yaml(WORKFLOW / "config.yaml", "config").get("downloads") or ""
     parser.add_argument(
         "--downloads",
-        default=os.environ.get("SCMAMBA2_DOWNLOADS", ""),
-        help="folder; empty is the user's cache folder",
+        default=configured or os.environ.get("SCMAMBA2_DOWNLOADS", ""),
+        help="folder; left out, that of config.yaml, of SCMAMBA2_DOWNLOADS, or the cache folder",
     )
     parser.add_argument("--verify", action="store_true", help="read every file and compare its checksum")
     parser.add_argument("--markdown", action="store_true", help="print the catalogue instead")

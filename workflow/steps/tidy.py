@@ -18,6 +18,7 @@ import anndata as ad
 import mudata
 
 from workflow.declarations import WORKFLOW, load_yaml
+from workflow.fetching import lockfile
 from workflow.files import ON_FAILURE, atomic, checksum, read_json, write_json
 from workflow.tidy import DataError, check_tidy
 
@@ -28,7 +29,8 @@ class Outdated(DataError):
     """A file is not the one that an earlier step saw, so that its record must be made again."""
 
     def __init__(self, text: str, record: Path):
-        super().__init__(f"{text}; delete {record} and run again")
+        results = next((p.parent for p in record.parents if p.name == "data"), record.parent)
+        super().__init__(f"{text}; python -m workflow.steps.forget {results}, then the same command again")
         self.record = record
 
 
@@ -114,6 +116,15 @@ def failure(dataset: str, error: Exception, record: Path) -> dict:
     return failed
 
 
+def _take_back(files: dict[str, dict]) -> None:
+    """Take the checksums back that fetching has just recorded: nothing vouches for these files."""
+    for file in files.values():
+        if file["hash"] == "recorded":
+            path = Path(file["path"])
+            key = f"{path.parent.name}/{path.name}"
+            lockfile.forget([key], path.parent.parent / ".locks/datasets.lock")
+
+
 def write(data: ad.AnnData | mudata.MuData, path: Path) -> None:
     """Write an h5ad or h5mu file by an atomic rename."""
     with atomic(path) as part, warnings.catch_warnings():
@@ -141,6 +152,8 @@ def main() -> int:
 
     entry = load_yaml(WORKFLOW / "datasets.yaml", "datasets")[args.dataset]
     fetched = read_json(args.fetched)
+    for left in args.record.parent.glob(".tidy.*.part.*"):  # by a kill; gigabytes, perhaps
+        left.unlink()
     record: dict = {key: fetched[key] for key in ("dataset", "status", "reason")}
     if fetched["status"] == "ok":
         files = {name: Path(file["path"]) for name, file in fetched["files"].items()}
@@ -149,6 +162,9 @@ def main() -> int:
             data, found = load_tidy(args.dataset, entry, files)
         except Exception as error:  # one dataset does not cost the run
             record |= failure(args.dataset, error, args.record)
+            # Another file may be put in the place of one that was refused.
+            record["outdated"] = os.path.relpath(args.fetched, args.record.parent)
+            _take_back(fetched["files"])
         else:
             data.uns["source"] = {
                 name: {key: file[key] for key in ("url", "sha256", "bytes")}
