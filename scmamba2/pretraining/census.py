@@ -116,13 +116,16 @@ class Census:
             config = {"soma.init_buffer_bytes": buffer, "py.init_buffer_bytes": buffer}
             root = cellxgene_census.open_soma(census_version=release, uri=uri, tiledb_config=config)
             self._root, self._human = root, root["census_data"]["homo_sapiens"]
+            self._rna = self._human.ms["RNA"]
+            self._n_genes = len(self._rna.var)
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # of TileDB, S3 and the network, all unlike
-            reason = " ".join(str(error).split())
+            request = getattr(error, "request", None)  # requests' message is an essay
+            reason = f"{request.url} cannot be reached" if request else " ".join(str(error).split())
             raise OSError(f"census {self.release} {what}: {reason or type(error).__name__}") from error
 
     def describe(self) -> dict[str, Any]:
@@ -138,7 +141,7 @@ class Census:
     def genes(self) -> tuple[list[str], list[str]]:
         with self._reading("has no readable table of genes"):
             names = ["soma_joinid", "feature_id", "feature_name"]
-            var = self._human.ms["RNA"].var.read(column_names=names).concat().to_pandas()
+            var = self._rna.var.read(column_names=names).concat().to_pandas()
         var = var.sort_values("soma_joinid")
         if not np.array_equal(var["soma_joinid"], np.arange(len(var))):
             raise OSError(f"census {self.release}: its genes are not numbered from 0 on")
@@ -163,13 +166,12 @@ class Census:
 
     def counts(self, joinids: np.ndarray) -> sparse.csr_matrix:
         with self._reading("has no readable counts"):
-            x = self._human.ms["RNA"].X["raw"]
-            table = x.read((joinids,)).tables().concat()
+            table = self._rna.X["raw"].read((joinids,)).tables().concat()
             rows, genes, values = (
                 table.column(name).to_numpy() for name in ("soma_dim_0", "soma_dim_1", "soma_data")
             )
-            shape = len(joinids), len(self._human.ms["RNA"].var)
-        return sparse.coo_matrix((values, (np.searchsorted(joinids, rows), genes)), shape=shape).tocsr()
+        places = np.searchsorted(joinids, rows), genes
+        return sparse.coo_matrix((values, places), shape=(len(joinids), self._n_genes)).tocsr()
 
 
 def group(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -173,12 +174,15 @@ def test_pack_and_unpack(density, top):
     rng = np.random.default_rng(1)
     matrix = sparse.random(30, GENES, density, format="csr", rng=rng)
     matrix.data = np.floor(rng.pareto(0.7, matrix.nnz) + 1).clip(max=100 * top)
-    matrix = sparse.vstack([sparse.csr_matrix((1, GENES)), matrix, sparse.csr_matrix((2, GENES))]).tocsr()
+    gaps = np.zeros((1, GENES))
+    gaps[0, np.cumsum([0, 1, 254, 255, 256, 257, 510, 511])] = 1, top, top + 1, 2 * top, 2 * top + 1, 1, 1, 1
+    empty = sparse.csr_matrix((2, GENES))
+    matrix = sparse.vstack([empty, matrix, gaps, empty, gaps]).tocsr()
     matrix.sort_indices()
     entries, lengths = pack(matrix, top)
     back = unpack(entries, lengths, GENES)
     assert len(entries) == lengths.sum() and entries["count"].max(initial=0) <= top
-    assert back.dtype == np.float32 and back.has_canonical_format
+    assert back.dtype == np.float32 and back.has_canonical_format and (back.data > 0).all()
     assert np.array_equal(back.toarray(), matrix.toarray())
 
 
@@ -429,6 +433,8 @@ def test_order_follows_from_seed_and_epoch(folder):
     assert order(seed=1) == order(seed=1) == order(seed=1, epoch=0)
     orders = [order(seed=1), order(seed=2), order(seed=1, epoch=1), order(seed=1, epoch=2)]
     assert len({tuple(x) for x in orders}) == 4
+    # Other blocks come together, not only their cells in another order.
+    assert all(len(set(x[:32]) & set(y[:32])) < 20 for x, y in itertools.combinations(orders, 2))
 
 
 def test_mini_batches_are_mixed(folder):
