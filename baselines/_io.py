@@ -32,7 +32,9 @@ class Given:
     adata
         The input: X is log1p of counts per 10,000, ``layers["counts"]`` raw counts,
         ``var["highly_variable"]`` the suite's genes. ``obs`` has ``batch`` (integration), or ``split``
-        and ``label`` (annotation: the label is missing for every query cell).
+        and ``label`` (annotation: the label is missing for every query cell). A dataset that comes
+        log-normalised has no layer of counts, and its X is normalised as it came: a method that models
+        counts calls :func:`not_applicable`.
     params
         All parameters that methods.yaml declares, with the values of this run.
     seed, threads, gpu

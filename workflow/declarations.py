@@ -16,6 +16,8 @@ from typing import Any
 import jsonschema
 import yaml
 
+from workflow.addresses import check_places
+
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / "workflow"
 
@@ -273,6 +275,11 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
             raise DeclarationError(
                 f"workflow/datasets.yaml: {name}: no workflow/recipes/{recipe}.py{closest(recipe, stems)}"
             )
+
+    try:
+        check_places(datasets)
+    except ValueError as error:
+        raise DeclarationError(f"workflow/datasets.yaml: {error}") from None
 
     for table, entries in (("datasets", datasets), ("methods", methods)):
         owner: dict[str, str] = {}

@@ -49,3 +49,23 @@ def batch_split(obs: pd.DataFrame, query: list[str]) -> np.ndarray:
         if name not in set(batches):
             raise ValueError(f"split.query: no batch {name!r}{closest(name, sorted(set(batches)))}")
     return batches.isin(query).to_numpy()
+
+
+def given_split(obs: pd.DataFrame) -> np.ndarray:
+    """Take the split that the data came with.
+
+    Raises
+    ------
+    ValueError
+        If ``obs`` has no column ``split``, or it holds anything but "reference" and "query".
+    """
+    if "split" not in obs:
+        raise ValueError(
+            f"split.kind is given, but obs column 'split' is missing (found: {', '.join(obs.columns)}); "
+            "expected a dataset that came with a reference and a query"
+        )
+    sides = obs["split"].astype(str)
+    other = sorted(set(sides) - {"reference", "query"})
+    if other:
+        raise ValueError(f"obs['split'] has the value {other[0]!r}; expected reference or query")
+    return (sides == "query").to_numpy()

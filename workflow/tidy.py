@@ -17,7 +17,7 @@ from workflow.declarations import closest
 
 #: Columns of obs with a meaning for the suite; a recipe may add others under their own names.
 COLUMNS = ("label", "batch", "split", "condition", "modality")
-_ROWS = 8192  # of an on-disk matrix, read at a time
+_ROWS = 2048  # of an on-disk matrix, read at a time
 
 
 class DataError(ValueError):
@@ -211,8 +211,12 @@ def check_tidy(
             if not modality and (sums == 0).any():
                 empty = np.flatnonzero(sums == 0)
                 fail(f"{len(empty)} cells have no counts, first {part.obs_names[empty[0]]!r}")
-        else:
-            check_lognorm(part, f"{source}: {where}")
+        elif "counts" in part.layers:
+            fail(f"{where}layers['counts'] is there, but the declaration says values: lognorm")
+        elif part.X is None:
+            fail(f"{where}X is missing; expected log-normalised values (values: lognorm)")
+        if part.X is not None:
+            check_lognorm(part.X, f"{source}: {where}X")
     known = [column for column in COLUMNS if column in data.obs]
     if not {"label", "condition"} & set(known):
         fail(f"obs column 'label' is missing (found: {', '.join(data.obs.columns) or 'none'})")
@@ -222,22 +226,25 @@ def check_tidy(
     found = describe(data)
     for key, value in expect.items():
         now = found.get(key, 1 if key == "batches" else 0)
-        now = len(now) if isinstance(now, dict) and isinstance(value, int) else now
+        if isinstance(now, dict):  # the number of labels; of modalities and splits only those that are named
+            now = len(now) if isinstance(value, int) else {name: now.get(name) for name in value}
         if now != value:
             fail(f"{key} is {now}, expected {value} (expect.{key} in workflow/datasets.yaml)")
     return found
 
 
-def check_lognorm(part: ad.AnnData, place: str) -> None:
-    """Raise unless X holds log-normalised values and no layer pretends to be counts."""
-    if "counts" in part.layers:
-        raise DataError(f"{place}layers['counts'] is there, but the declaration says values: lognorm")
-    if part.X is None:
-        raise DataError(f"{place}X is missing; expected log-normalised values (values: lognorm)")
-    for block in row_blocks(part.X):
-        if not np.isfinite(block.data).all() or (block.data < 0).any():
-            worst = block.data[~(np.isfinite(block.data) & (block.data >= 0))][0]
-            raise DataError(f"{place}X has the value {worst:g}; expected log-normalised values, 0 or more")
+def check_lognorm(matrix: Any, place: str) -> None:
+    """Raise unless every value may be a log-normalised one: finite, not negative.
+
+    Raises
+    ------
+    DataError
+        With the first value that is neither.
+    """
+    for block in row_blocks(matrix):
+        wrong = block.data[~(np.isfinite(block.data) & (block.data >= 0))]
+        if len(wrong):
+            raise DataError(f"{place} has the value {wrong[0]:g}; expected log-normalised values, 0 or more")
 
 
 def log_normalize(adata: ad.AnnData) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from support import ROOT, make_cells
 
+from baselines import _io
 from workflow import tasks
 from workflow.contract import check_output
 from workflow.declarations import WORKFLOW, load_yaml
@@ -26,6 +28,8 @@ QUICK = {
     "logistic_l1": {"C": [0.1, 10]},
     "logistic_l2": {"C": [0.1, 10]},
 }
+#: Methods that are not applicable where there are no counts.
+MODELS_COUNTS = {"scvi"}
 SETTINGS = {
     "integration": {"n_top_genes": 40},
     "annotation": {"split": {"kind": "stratified", "query_fraction": 0.5, "seed": 0}},
@@ -74,6 +78,44 @@ def test_a_method_keeps_the_contract_and_repeats_itself(name, task, inputs, tmp_
     check_output(task, inputs / task / "input.h5ad", tmp_path / "a.h5ad")
     again = run(name, task, inputs, tmp_path / "b.h5ad")
     assert (result(first, task) == result(again, task)).all(), "the same seed gave another result"
+
+
+@pytest.fixture(scope="module")
+def without_counts():
+    """Input and solution of each task for cells that came log-normalised."""
+    parts = {}
+    for task in tasks.NAMES:
+        adata = make_cells(n=60)
+        adata.obs["label"] = adata.obs["cell_type"]
+        log_normalize(adata)
+        del adata.layers["counts"]
+        parts[task] = tasks.get(task).make_io(adata, SETTINGS[task] | {"n_top_genes": 40})[:2]
+    return parts
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_a_method_copes_with_cells_without_counts(name, task, without_counts, capsys):
+    """It works on X, or says in a line that it cannot."""
+    given, solution = without_counts[task]
+    entry = METHODS[name]
+    module = importlib.import_module(f"baselines.{entry.get('script', name)}")
+    params = dict(entry["tasks"][task] or {})
+    params |= {k: v for k, v in QUICK.get(name, {}).items() if k in params}
+    call = _io.Given(given.copy(), params, seed=0, threads=1, gpu=0, resume=None)
+    if entry["kind"] == "oracle":
+        call.solution = solution
+    if name in MODELS_COUNTS:
+        with pytest.raises(SystemExit) as ended:
+            getattr(module, task)(call)
+        assert ended.value.code == _io.NOT_APPLICABLE
+        assert "counts" in capsys.readouterr().err
+        return
+    found = np.asarray(getattr(module, task)(call))
+    if task == "integration":
+        assert len(found) == given.n_obs and np.isfinite(found).all() and np.ptp(found, axis=0).any()
+    else:
+        assert len(found) == solution.n_obs
+        assert set(found) <= set(given.obs["label"].dropna())
 
 
 @pytest.mark.parametrize(("name", "task"), [("random_embedding", "integration"), ("scmamba2", "integration")])

@@ -64,7 +64,7 @@ def assert_tidy() -> Callable[..., None]:
         x: bool = False,
         uns: tuple[str, ...] = (),
     ) -> None:
-        matrices = [adata.layers["counts"]] * counts + [adata.X] * x
+        matrices = [*([adata.layers["counts"]] if counts else []), *([adata.X] if x else [])]
         for matrix in matrices:
             assert isinstance(matrix, sp.csr_matrix) and matrix.dtype == np.float32
             assert matrix.has_sorted_indices and (matrix.data > 0).all()

@@ -13,10 +13,11 @@ import scipy.sparse as sp
 from workflow.recipes import _common
 
 RECIPES = ("pbmc_cite", "pbmc68k", "pbmc10k", "pbmc10k_mini")
+ALL = sorted(path.stem for path in Path(_common.__file__).parent.glob("[!_]*.py"))
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipe_has_one_public_function(name: str) -> None:
+@pytest.mark.parametrize("name", ALL)
+def test_recipe_has_a_version_and_one_way_in(name: str) -> None:
     module = importlib.import_module(f"workflow.recipes.{name}")
     assert module.__doc__
     assert list(inspect.signature(module.load).parameters) == ["files", "entry"]

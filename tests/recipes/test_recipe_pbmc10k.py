@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import pickle
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 
 from workflow.recipes import _old_pickle, pbmc10k
+from workflow.tidy import check_tidy
 
 GENES = [("ENSG3", "C"), ("ENSG1", "A"), ("ENSG2", "B"), ("ENSG4", "A"), ("ENSG5", "E")]
 FIRST = ["AAA-1", "CCC-1", "GGG-1", "TTT-1"]  # pbmc8k; GGG-1 did not pass quality control
@@ -104,6 +110,68 @@ def test_wrong_files_are_named(small: dict[str, Path], write_10x) -> None:
     fails("gene_info.csv: column 'ENSG' is missing, found x, GS")
     small["gene_info"].write_text("ENSG\nE1\nE1\n")
     fails("gene_info.csv: column 'ENSG': found empty or repeated ids")
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes = b"", **about) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for key, value in about.items():
+        setattr(info, key, value)
+    archive.addfile(info, io.BytesIO(content))
+
+
+MATRIX = "filtered_gene_bc_matrices/GRCh38/matrix.mtx"
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda a: add(a, MATRIX, type=tarfile.SYMTYPE, linkname="/etc/passwd"), "matrix.mtx is missing"),
+        (lambda a: add(a, MATRIX, type=tarfile.LNKTYPE, linkname="genes.tsv"), "matrix.mtx is missing"),
+        (lambda a: add(a, MATRIX, type=tarfile.FIFOTYPE), "matrix.mtx is missing"),
+        (lambda a: add(a, f"/{MATRIX}", b"x"), "matrix.mtx is missing"),
+        (lambda a: add(a, f"x/../{MATRIX}", b"x"), "matrix.mtx is missing"),
+        (lambda a: (add(a, MATRIX, b"x"), add(a, MATRIX, b"y")), "found member .*matrix.mtx twice"),
+        (
+            lambda a: add(a, MATRIX, bytes(3000)),
+            "found members of 3000 bytes and more, expected at most 2000",
+        ),
+        (
+            lambda a: add(a, "other", bytes(3000)),
+            "found members of 3000 bytes and more, expected at most 2000",
+        ),
+    ],
+)
+def test_dangerous_archives_are_refused(
+    small: dict[str, Path], monkeypatch, write: Callable, message: str
+) -> None:
+    monkeypatch.setattr(pbmc10k, "MAX_BYTES", 2000)
+    before = sorted(small["pbmc8k"].parent.rglob("*"))
+    with tarfile.open(small["pbmc8k"], "w:gz") as archive:
+        write(archive)
+    with pytest.raises(ValueError, match=rf"pbmc8k.tar.gz: .*{message}"):
+        pbmc10k.load(small)
+    assert sorted(small["pbmc8k"].parent.rglob("*")) == before  # nothing was unpacked
+
+
+def test_a_claim_of_much_is_refused_before_it_is_read(small: dict[str, Path]) -> None:
+    """The header says 100 GB; of the few bytes that follow none is read."""
+    info = tarfile.TarInfo(MATRIX)
+    info.size = 100_000_000_000
+    small["pbmc8k"].write_bytes(gzip.compress(info.tobuf() + bytes(512)))
+    with pytest.raises(ValueError, match="of 100000000000 bytes and more, expected at most 2000000000"):
+        pbmc10k.load(small)
+
+
+def test_a_matrix_that_claims_much_is_refused(small: dict[str, Path], write_10x, monkeypatch) -> None:
+    path = write_10x(small["pbmc8k"], sp.csr_matrix(COUNTS["pbmc8k"]), GENES, FIRST)
+    lie = b"%%MatrixMarket matrix coordinate integer general\n5 4 999999999999999\n1 1 1\n"
+    with tarfile.open(path, "w:gz") as archive:
+        add(archive, MATRIX, lie)
+        add(archive, MATRIX.replace("matrix.mtx", "genes.tsv"), b"E\tG\n" * 5)
+        add(archive, MATRIX.replace("matrix.mtx", "barcodes.tsv"), b"A\nB\nC\nD\n")
+    with pytest.raises(ValueError, match="pbmc8k.tar.gz: found a broken member"):
+        pbmc10k.load(small)
 
 
 class Malicious:
@@ -299,3 +367,69 @@ def test_same_as_scvi_tools_but_for_shared_barcodes(
     assert other_batch.sum() == 47 and (other_counts <= other_batch).all()
     assert np.isin(np.array(barcodes)[other_batch], full.counts["pbmc4k"][1]).all()
     assert theirs.obs["batch"].value_counts().to_dict() == {0: 7983, 1: 4007}
+
+
+@pytest.fixture
+def real(shared_data, tmp_path: Path, write_10x) -> SimpleNamespace:
+    """Archives of full length with real counts where they are at hand, and the two real metadata files.
+
+    1,977 cells of pbmc4k have their counts of all 3,346 genes, 456 of pbmc8k those of 356 of them; both have
+    1,411 genes more, which the recipe has no use for. The other cells stand in with a count or a few, so
+    that every gene is seen in both libraries and no cell is empty.
+    """
+    metadata = shared_data("pbmc10k_mini/pbmc_metadata.pickle")
+    gene_info = shared_data("pbmc10k_mini/gene_info.csv")
+    mini = ad.read_h5ad(shared_data("pbmc10k_mini/pbmc10k_mini_2batch.h5ad"))
+    whole = ad.read_h5ad(shared_data("pbmc10k_mini/pbmc4k_subset_scvi_labels.h5ad"))
+    table = pd.read_csv(gene_info)
+    more = [symbol for symbol in mini.var_names if symbol not in set(table["GS"])]
+    genes = [(f"no id of {symbol}", symbol) for symbol in more]
+    genes += zip(table["ENSG"], table["GS"], strict=True)
+    place = pd.Series(np.arange(len(genes)), index=[symbol for _, symbol in genes])
+    content = _old_pickle.read_old_pickle(metadata)
+    listed, design = content["barcodes"], content["design"]
+    assert isinstance(listed, _old_pickle.Table) and isinstance(design, _old_pickle.Table)
+    barcodes = listed.index.astype(str)
+    second = design.columns["batchpbmc4k"] == 1
+    rng = np.random.default_rng(0)
+    files = {"gene_info": gene_info, "metadata": metadata}
+    for batch, (name, rows) in enumerate((("pbmc8k", ~second), ("pbmc4k", second))):
+        cells = mini[mini.obs["batch"].astype(str) == str(batch)]
+        known = [code.split("_", 1)[1] for code in cells.obs_names]
+        # the 49 that end in -11 are not in the archives, as in the real ones
+        others = sorted({b for b in barcodes[rows] if not b.endswith("-11")} - set(known))
+        counts = sp.lil_matrix((len(known) + len(others), len(genes)), dtype=int)
+        counts[: len(known), place[cells.var_names]] = sp.lil_matrix(cells.X.astype(int))
+        if name == "pbmc4k":
+            symbols = whole.var["gene_symbols"].astype(str)
+            counts[: len(known), place[symbols]] = sp.lil_matrix(whole[cells.obs_names].X.astype(int))
+        stand_in = np.arange(max(len(others), len(table)))
+        counts[len(known) + stand_in % len(others), len(more) + stand_in % len(table)] = 1
+        codes = np.array([*known, *others])
+        order = rng.permutation(len(codes))
+        files[name] = write_10x(tmp_path / f"{name}.tar.gz", counts.tocsr()[order], genes, codes[order])
+    return SimpleNamespace(files=files, mini=mini, whole=whole)
+
+
+def test_real_counts_and_real_metadata(real: SimpleNamespace, assert_tidy) -> None:
+    adata = pbmc10k.load(real.files)
+    assert_tidy(adata, batches=True, gene_id=True)
+    check_tidy(adata, "pbmc10k", {"n_obs": 11990, "n_vars": 3346, "labels": 9, "batches": 2})
+    # pbmc4k: the very matrix that its published labels were made for, on all genes
+    mine = adata[real.whole.obs_names]
+    assert list(mine.var["gene_id"]) == list(real.whole.var_names)
+    assert list(mine.var_names) == list(real.whole.var["gene_symbols"].astype(str))
+    assert (mine.layers["counts"] != sp.csr_matrix(real.whole.X)).nnz == 0
+    assert list(mine.obs["label"]) == list(real.whole.obs["str_labels"])
+    # both libraries, on the genes of the development piece that are among them
+    genes = real.mini.var_names[real.mini.var_names.isin(adata.var_names)]
+    assert len(genes) == 356
+    mine = adata[real.mini.obs_names, genes]
+    assert (mine.layers["counts"] != sp.csr_matrix(real.mini[:, genes].X)).nnz == 0
+    assert list(mine.obs["batch"]) == list(real.mini.obs["batch"].astype(str))
+    assert list(mine.obs["label"]) == list(real.mini.obs["str_labels"].astype(str))
+    # types have the most of their markers, so counts, labels and symbols belong together
+    markers = {"CD79A": "B cells", "KLRF1": "NK cells", "CD14": "CD14+ Monocytes", "PF4": "Megakaryocytes"}
+    for gene, label in markers.items():
+        values = pd.Series(mine[:, gene].layers["counts"].toarray().ravel())
+        assert values.groupby(mine.obs["label"].to_numpy()).mean().idxmax() == label

@@ -1,81 +1,823 @@
-"""Fetching: addresses in order, checksums, and one clear sentence when nothing serves."""
+"""Fetching from hosts that misbehave: the right file, or one clear sentence, and never junk on disk."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import http.server
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
+import zipfile
 
 import pytest
-from support import entry
+from loopback import CONTENT, MD5, SHA, cut, file, in_turn, page, redirect_all, serving
+from support import ROOT, entry
 
-from workflow.steps.fetch import FetchError, fetch_source, locate
+from workflow import downloads, hosts, lockfile
+from workflow.addresses import addresses, check_places, file_name
+from workflow.downloads import FetchError
+from workflow.steps import fetch as step
+from workflow.steps.fetch import Fetcher, fetch, locate
 
-CONTENT = b"counts" * 1000
-SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+HTML = b"<!DOCTYPE html><html><head><title>Are you a robot?</title></head><body></body></html>"
+GOOD = SHA.removeprefix("sha256:")
 
 
 @pytest.fixture
 def server():
-    """A web server on this machine: /good serves the file, /bad another one, the rest is 404."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        asked: list[str] = []
-
-        def do_GET(self):
-            self.asked.append(self.path)
-            body = {"/good": CONTENT, "/bad": b"junk"}.get(self.path)
-            self.send_response(200 if body else 404)
-            self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            self.wfile.write(body or b"")
-
-        def log_message(self, *_):
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    httpd.address = f"http://127.0.0.1:{httpd.server_port}"
-    httpd.asked = Handler.asked
-    yield httpd
-    httpd.shutdown()
-    Handler.asked.clear()
+    with serving() as server:
+        yield server
 
 
-def test_a_download_is_verified_and_kept(server, tmp_path):
-    source = {"urls": [f"{server.address}/good"], "hash": SHA}
-    record = fetch_source("cells", source, tmp_path)
-    assert record["hash"] == "verified"
-    assert record["sha256"] == SHA.removeprefix("sha256:")
-    assert record["bytes"] == len(CONTENT)
-    fetch_source("cells", source, tmp_path)
-    assert server.asked == ["/good"]  # the second time it was here
+@pytest.fixture
+def fetcher(tmp_path, monkeypatch):
+    """Fetches into a folder of its own, and does not wait long."""
+    monkeypatch.setattr(downloads, "PAUSE", 0.01)
+    monkeypatch.setattr(downloads, "_unreachable", set())
+    return Fetcher(tmp_path / "downloads", tmp_path / "datasets.lock")
 
 
-def test_an_unknown_checksum_is_recorded_as_such(server, tmp_path):
-    record = fetch_source("cells", {"urls": [f"{server.address}/good"]}, tmp_path)
-    assert record["hash"] == "not known"
-    assert record["sha256"] == SHA.removeprefix("sha256:")
+def files(fetcher) -> list[str]:
+    """Everything on disk but the locks, which are empty."""
+    found = [p for p in fetcher.downloads.rglob("*") if p.is_file() and ".locks" not in p.parts]
+    return sorted(p.relative_to(fetcher.downloads).as_posix() for p in found)
 
 
-@pytest.mark.parametrize("first", ["/bad", "/absent"])
-def test_the_next_address_is_tried(server, tmp_path, first):
-    urls = [server.address + first, f"{server.address}/good"]
-    record = fetch_source("cells", {"urls": urls, "hash": SHA}, tmp_path)
-    assert record["url"] == urls[1]
-    names = [path.name for path in tmp_path.iterdir()]
-    assert names == ["cells-good"], "junk was left on disk"
+def get(fetcher, *urls, name="cells", **source) -> dict:
+    return fetcher.source("set", name, {"urls": list(urls), **source})
 
 
-def test_when_nothing_serves_each_answer_is_told(server, tmp_path):
-    urls = [f"{server.address}/absent", f"{server.address}/bad", "file:no/such.h5ad"]
+def refused(fetcher, *urls, **source) -> str:
+    """Fetch, expect that it fails, and return the sentence."""
     with pytest.raises(FetchError) as caught:
-        fetch_source("cells", {"urls": urls, "hash": SHA}, tmp_path)
+        get(fetcher, *urls, **source)
     message = str(caught.value)
+    assert "\n" not in message and "Traceback" not in message
+    return message
+
+
+# One file, one host.
+
+
+def test_a_download_is_verified_and_kept(server, fetcher):
+    url = server.url("/cells.bin", file())
+    record = get(fetcher, url, hash=SHA, bytes=len(CONTENT))
+    assert record == {
+        "path": str(fetcher.downloads / "set/cells.bin"),
+        "url": url,
+        "sha256": GOOD,
+        "bytes": len(CONTENT),
+        "hash": "verified",
+    }
+    assert get(fetcher, url, hash=SHA) == record
+    assert server.paths == ["/cells.bin"]  # the second time it was here
+    assert files(fetcher) == ["set/cells.bin"]
+    assert not fetcher.lock.exists()  # a declared checksum needs no record
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_refusal_is_not_asked_again(server, fetcher, status):
+    message = refused(fetcher, server.url("/cells.bin", page(status)))
+    assert f"/cells.bin: HTTP {status}" in message
+    assert f"put it at {fetcher.downloads}/set/cells.bin and run again" in message
+    assert len(server.asked) == 1 and files(fetcher) == []
+
+
+@pytest.mark.parametrize("status", [202, 429, 500, 503])
+def test_what_may_pass_is_asked_again(server, fetcher, status):
+    record = get(fetcher, server.url("/cells.bin", in_turn(page(status), page(status), file())), hash=SHA)
+    assert record["hash"] == "verified"
+    assert len(server.asked) == 3
+
+
+def test_a_wall_against_bots_is_told_apart_from_a_file(server, fetcher):
+    message = refused(fetcher, server.url("/datafile/6154020", page(202)), file="norman.zip")
+    assert "HTTP 202" in message and "holds scripts off" in message
+    assert f"put it at {fetcher.downloads}/set/norman.zip" in message
+    assert len(server.asked) == 1 + downloads.RETRIES and files(fetcher) == []
+
+
+@pytest.mark.parametrize("length", ["0", ""])
+def test_an_empty_file_is_none(server, fetcher, length):
+    headers = {"Content_Length": length} if length else {"Connection": "close"}
+    message = refused(fetcher, server.url("/cells.bin", lambda handler: handler.head(200, **headers)))
+    assert "the answer was empty" in message and files(fetcher) == []
+
+
+def test_a_host_says_how_long_to_wait(server, fetcher, monkeypatch):
+    slept = []
+    monkeypatch.setattr(downloads.time, "sleep", slept.append)
+    busy = [page(429, Retry_After="7"), page(503, Retry_After="Thu, 01 Jan 1970 00:00:00 GMT"), page(503)]
+    get(fetcher, server.url("/cells.bin", in_turn(*busy, file())))
+    assert slept == [7.0, 0.0, downloads.PAUSE * 4]
+    slept.clear()
+    message = refused(fetcher, server.url("/later.bin", page(429, Retry_After="86400")))
+    assert "asks to wait 86400 s" in message and slept == []
+
+
+@pytest.mark.parametrize("content_type", ["text/html; charset=utf-8", "application/zip"])
+def test_a_page_is_no_archive(server, fetcher, content_type):
+    message = refused(fetcher, server.url("/cells.zip", page(200, HTML, Content_Type=content_type)))
+    assert "found a web page titled 'Are you a robot?' instead of the file" in message
+    assert len(server.asked) == 1 and files(fetcher) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("cells.h5ad", "HDF5"), ("cells.zip", "zip"), ("cells.npz", "zip"), ("c.h5ad.gz", "gzip")],
+)
+def test_a_file_must_begin_as_its_ending_says(server, fetcher, name, kind):
+    assert f"found no {kind} file" in refused(fetcher, server.url(f"/{name}", file()))
+    assert files(fetcher) == []
+    beginning, _ = downloads.BEGINNINGS[kind]
+    get(fetcher, server.url(f"/{name}", file(beginning + CONTENT)))
+
+
+def test_a_redirect_is_followed(server, fetcher):
+    server.answers["/there"] = file()
+    url = server.url("/cells.bin", page(302, Location="/there"))
+    assert get(fetcher, url, hash=SHA)["url"] == url
+    assert files(fetcher) == ["set/cells.bin"]
+
+
+def test_a_slow_first_byte(server, fetcher, monkeypatch):
+    monkeypatch.setattr(downloads, "TIMEOUT", (1.0, 0.05))
+    monkeypatch.setattr(downloads, "RETRIES", 1)
+    stop = threading.Event()
+    try:
+        message = refused(fetcher, server.url("/cells.bin", lambda handler: stop.wait(10)))
+    finally:
+        stop.set()
+    assert "nothing came for 0.05 s (2 times)" in message and files(fetcher) == []
+
+
+def test_a_host_that_is_not_there_is_asked_once_more_only_for_the_first_file(server, fetcher, monkeypatch):
+    slept = []
+    monkeypatch.setattr(downloads.time, "sleep", slept.append)
+    server.server_close()
+    assert "Connection refused" in refused(fetcher, server.url("/a.bin"))
+    assert len(slept) == downloads.RETRIES
+    assert "Connection refused" in refused(fetcher, server.url("/b.bin"))
+    assert len(slept) == downloads.RETRIES
+
+
+def test_a_wrong_size_is_seen_before_the_bytes_come(server, fetcher):
+    message = refused(fetcher, server.url("/cells.bin", file()), bytes=7)
+    assert "the host offers 400000 bytes, expected 7" in message and files(fetcher) == []
+
+
+def test_a_body_shorter_than_declared_without_a_length(server, fetcher):
+    def no_length(handler):
+        handler.head(200)
+        handler.wfile.write(CONTENT[:1000])
+
+    message = refused(fetcher, server.url("/cells.bin", no_length), bytes=len(CONTENT))
+    assert "the connection ended after 1000 of 400000 bytes" in message
+
+
+# Half a file.
+
+
+def test_a_cut_connection_is_gone_on_with(server, fetcher):
+    record = get(fetcher, server.url("/cells.bin", in_turn(cut(), file())), hash=SHA)
+    assert record["sha256"] == GOOD
+    (_, nothing), (_, span) = server.asked
+    start = int(span.removeprefix("bytes=").rstrip("-"))
+    assert nothing is None
+    assert 0.6 * len(CONTENT) - downloads.CHUNK <= start <= 0.6 * len(CONTENT)
+    assert server.sent["/cells.bin"] == len(CONTENT) - start  # the second answer: only the rest
+    assert files(fetcher) == ["set/cells.bin"]
+
+
+def test_the_next_process_goes_on_with_half_a_file(server, fetcher, monkeypatch):
+    monkeypatch.setattr(downloads, "RETRIES", 0)
+    url = server.url("/cells.bin", cut())
+    assert "connection" in refused(fetcher, url)
+    assert files(fetcher) == ["set/cells.bin.part", "set/cells.bin.part.json"]
+    server.answers["/cells.bin"] = file()
+    get(fetcher, url, hash=SHA)
+    assert server.asked[-1][1].startswith("bytes=") and files(fetcher) == ["set/cells.bin"]
+
+
+def test_as_long_as_more_comes_it_goes_on(server, fetcher):
+    """More cuts than attempts, but each got further."""
+
+    def sixth(handler):
+        start = int((handler.headers.get("Range") or "bytes=0-")[6:-1])
+        span = {"Content_Range": f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"} if start else {}
+        length = str(len(CONTENT) - start)
+        handler.head(206 if start else 200, Content_Length=length, ETag='"1"', **span)
+        handler.wfile.write(CONTENT[start : start + downloads.CHUNK])
+
+    assert get(fetcher, server.url("/cells.bin", sixth), hash=SHA)["sha256"] == GOOD
+    assert len(server.asked) > 1 + downloads.RETRIES
+
+
+def test_a_host_without_ranges_starts_again(server, fetcher):
+    get(fetcher, server.url("/cells.bin", in_turn(cut(), file(ranges=False))), hash=SHA)
+    assert server.sent["/cells.bin"] == len(CONTENT)
+    assert files(fetcher) == ["set/cells.bin"]
+
+
+def test_a_file_that_changed_meanwhile_is_not_joined(server, fetcher):
+    """Half of one version, then another: If-Range makes the host send the new one whole."""
+    new = CONTENT[::-1]
+    record = get(fetcher, server.url("/cells.bin", in_turn(cut(), file(new, etag='"2"'))))
+    assert record["sha256"] == hashlib.sha256(new).hexdigest()
+    assert server.asked[1][1] is not None
+
+
+def test_without_a_version_and_a_checksum_pieces_are_not_joined(server, fetcher):
+    new = CONTENT[::-1]
+    answer = in_turn(cut(etag=None), file(new, etag=None))
+    assert get(fetcher, server.url("/cells.bin", answer))["sha256"] == hashlib.sha256(new).hexdigest()
+    assert server.asked[1][1] is None
+
+
+def test_a_checksum_finds_pieces_joined_wrongly(server, fetcher):
+    """No ETag, so the pieces are joined; the checksum is wrong; the whole file comes again."""
+    answer = in_turn(cut(CONTENT[::-1], etag=None), file(etag=None))
+    assert get(fetcher, server.url("/cells.bin", answer), hash=SHA)["sha256"] == GOOD
+    assert [span is None for _, span in server.asked] == [True, False, True]
+
+
+def test_half_a_file_of_another_address_is_not_gone_on_with(server, fetcher, monkeypatch):
+    monkeypatch.setattr(downloads, "RETRIES", 0)
+    first, second = server.url("/one/cells.bin", cut()), server.url("/two/cells.bin", file(etag='"1"'))
+    refused(fetcher, first)
+    get(fetcher, second, hash=SHA)
+    assert server.asked[-1] == ("/two/cells.bin", None) and files(fetcher) == ["set/cells.bin"]
+
+
+@pytest.mark.parametrize("extra", [0, 5])
+def test_nothing_is_left_to_send(server, fetcher, extra):
+    """All bytes are here (416 says so), or more than the host has: the file comes again."""
+    fetcher.downloads.joinpath("set").mkdir(parents=True)
+    url = server.url("/cells.bin", file())
+    part = fetcher.downloads / "set/cells.bin.part"
+    part.write_bytes(CONTENT + b"x" * extra)
+    note = {"url": url, "validator": '"1"', "bytes": None}
+    part.with_name("cells.bin.part.json").write_text(json.dumps(note))
+    assert get(fetcher, url, hash=SHA)["sha256"] == GOOD
+    assert server.sent["/cells.bin"] == (len(CONTENT) if extra else 0)
+    assert files(fetcher) == ["set/cells.bin"]
+
+
+def test_another_range_than_was_asked_for_is_not_taken(server, fetcher):
+    def shifted(handler):
+        body = CONTENT[100:]
+        handler.reply(206, body, Content_Range=f"bytes 100-{len(CONTENT) - 1}/{len(CONTENT)}", ETag='"1"')
+
+    get(fetcher, server.url("/cells.bin", in_turn(cut(), shifted, file())), hash=SHA)
+    assert [span is None for _, span in server.asked] == [True, False, True]
+
+
+def test_a_body_that_the_host_packs_is_unpacked(server, fetcher):
+    import gzip
+
+    packed = gzip.compress(CONTENT)
+    get(fetcher, server.url("/genes.csv", page(200, packed, Content_Encoding="gzip", ETag='"1"')), hash=SHA)
+
+
+# Several addresses.
+
+
+@pytest.mark.parametrize("first", [page(404), page(200, b"junk"), page(200, HTML), cut(share=0.0), page(202)])
+def test_the_next_address_is_tried(server, fetcher, first):
+    urls = [server.url("/one/cells.bin", first), server.url("/two/other.bin", file())]
+    record = get(fetcher, *urls, hash=SHA)
+    assert record["url"] == urls[1]
+    assert files(fetcher) == ["set/cells.bin"], "the name comes from the first address; no junk is left"
+
+
+def test_half_a_file_of_an_address_that_gave_up_goes(server, fetcher, monkeypatch):
+    monkeypatch.setattr(downloads, "RETRIES", 0)
+    get(fetcher, server.url("/one/cells.bin", cut()), server.url("/two", file()), hash=SHA)
+    assert files(fetcher) == ["set/cells.bin"]
+
+
+def test_when_nothing_serves_each_answer_is_told(server, fetcher):
+    urls = [server.url("/absent"), server.url("/bad", page(200, b"junk")), "file:no/such.h5ad"]
+    message = refused(fetcher, *urls, hash=SHA)
     assert "source 'cells'" in message
-    assert "404" in message
+    assert f"{urls[0]}: HTTP 404" in message
+    assert f"{urls[1]}: sha256 is {hashlib.sha256(b'junk').hexdigest()}" in message
+    assert f"expected {GOOD} (declared in workflow/datasets.yaml)" in message
     assert "no/such.h5ad: no such file" in message
-    assert "does not match" in message or "expected" in message
+    assert files(fetcher) == []
+
+
+def test_an_address_may_know_its_own_checksum(server, fetcher):
+    wrong = {"url": server.url("/a/cells.bin", page(200, b"junk")), "hash": SHA}
+    right = {"url": server.url("/b/cells.bin", file()), "hash": MD5, "bytes": len(CONTENT)}
+    for _ in range(2):  # from the host, then from disk
+        record = get(fetcher, wrong, right)
+        assert record["hash"] == "verified" and record["sha256"] == GOOD
+    assert server.paths == ["/a/cells.bin", "/b/cells.bin"] and not fetcher.lock.exists()
+
+
+# By hand, and what is recorded.
+
+
+def place(fetcher, name: str, content: bytes = CONTENT):
+    path = fetcher.downloads / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_file_put_there_by_hand_is_taken(server, fetcher):
+    path = place(fetcher, "set/cells.bin")
+    assert get(fetcher, server.url("/cells.bin"), hash=SHA)["hash"] == "verified"
+    unknown = get(fetcher, server.url("/cells.bin"))
+    assert unknown["hash"] == "recorded" and unknown["path"] == str(path)
+    assert lockfile.read(fetcher.lock)["set/cells.bin"].url == step.BY_HAND
+    assert get(fetcher, server.url("/cells.bin"))["hash"] == "locked"
+    assert server.asked == []
+
+
+def test_a_file_by_hand_ends_half_a_download(server, fetcher):
+    place(fetcher, "set/cells.bin.part", b"half")
+    place(fetcher, "set/cells.bin")
+    get(fetcher, server.url("/cells.bin"), hash=SHA)
+    assert files(fetcher) == ["set/cells.bin"]
+
+
+def test_a_wrong_file_by_hand_is_replaced_by_the_right_one_only(server, fetcher):
+    path = place(fetcher, "set/cells.bin", b"another version")
+    url = server.url("/cells.bin", page(404))
+    message = refused(fetcher, url, hash=SHA)
+    assert f"{path}: sha256 is" in message and "HTTP 404" in message
+    assert path.read_bytes() == b"another version"  # it is the user's
+    server.answers["/cells.bin"] = file()
+    get(fetcher, url, hash=SHA)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_page_saved_by_hand_is_no_file(server, fetcher):
+    place(fetcher, "set/cells.h5ad", HTML)
+    assert "found a web page" in refused(fetcher, server.url("/cells.h5ad"))
+    assert not fetcher.lock.exists()
+
+
+def test_an_unknown_checksum_is_recorded_once(server, fetcher):
+    url = server.url("/cells.bin", file())
+    assert get(fetcher, url)["hash"] == "recorded"
+    line = fetcher.lock.read_text().splitlines()[-1]
+    assert line == f"set/cells.bin\t{GOOD}\t400000\t{downloads.day()}\t{url}"
+    before = fetcher.lock.read_text()
+    assert get(fetcher, url)["hash"] == "locked"
+    assert get(fetcher, url)["url"] == url
+    assert fetcher.lock.read_text() == before
+
+
+def test_the_record_is_sorted(server, fetcher):
+    for name in ("b.bin", "c.bin", "a.bin"):
+        get(fetcher, server.url(f"/{name}", file()))
+    lines = fetcher.lock.read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines if line[0] != "#"] == [
+        "set/a.bin",
+        "set/b.bin",
+        "set/c.bin",
+    ]
+
+
+OLD = "0" * 64
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_a_file_that_differs_from_the_record(server, fetcher, here):
+    """Fetched anew, or on disk already: both values, both dates and what to do."""
+    fetcher.lock.write_text(f"# by hand\nset/cells.bin\t{OLD}\t5\t2025-01-31\thttp://first\n")
+    path = fetcher.downloads / "set/cells.bin"
+    if here:
+        os.utime(place(fetcher, "set/cells.bin"), (1_750_000_000, 1_750_000_000))
+    message = refused(fetcher, server.url("/cells.bin", file()))
+    today = "2025-06-15" if here else downloads.day()
+    assert f"sha256 is {GOOD} ({today}), expected {OLD} (recorded on 2025-01-31 from http://first" in message
+    assert f"delete the line of set/cells.bin in {fetcher.lock}" in message
+    assert path.exists() == here and files(fetcher) == (["set/cells.bin"] if here else [])
+    fetcher.lock.unlink()
+    assert get(fetcher, server.url("/cells.bin"))["hash"] == "recorded"
+
+
+def test_a_record_that_was_merged_badly(server, fetcher):
+    fetcher.lock.write_text("<<<<<<< HEAD\n")
+    assert "line 1: expected 5 words between tabs" in refused(fetcher, server.url("/cells.bin", file()))
+
+
+def test_a_checkout_that_cannot_be_written_to_costs_a_warning(server, fetcher, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(lockfile, "write_text", refuse)
+    assert get(fetcher, server.url("/cells.bin", file()))["hash"] == "not recorded"
+    assert "cannot be written (Read-only file system)" in capsys.readouterr().err
+
+
+def test_many_processes_record_at_once(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from workflow.lockfile import *\n"
+        "for i in range(20): record(f'{sys.argv[1]}/{i}', Seen('0' * 64, 1, 'd', 'u'), "
+        "Path('guard/lock'), Path('datasets.lock'))"
+    )
+    command = [sys.executable, "-c", script]
+    both = [subprocess.Popen([*command, name], cwd=tmp_path, env=environment()) for name in "ab"]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert len(lockfile.read(tmp_path / "datasets.lock")) == 40
+
+
+# Processes.
+
+
+def environment() -> dict:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def start(fetcher, url: str, **source) -> subprocess.Popen:
+    """Fetch in another process; it prints its record."""
+    script = (
+        "import json, sys; from pathlib import Path; from workflow.steps.fetch import Fetcher\n"
+        "fetcher = Fetcher(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "print(json.dumps(fetcher.source('set', 'cells', json.loads(sys.argv[3]))))"
+    )
+    source = json.dumps({"urls": [url], **source})
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(fetcher.downloads), str(fetcher.lock), source],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def test_two_processes_at_once_fetch_once(server, fetcher):
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def slow(handler):
+        handler.head(200, Content_Length=str(len(CONTENT)))
+        handler.wfile.write(CONTENT[:100_000])
+        arrived.set()
+        go_on.wait(60)
+        handler.wfile.write(CONTENT[100_000:])
+
+    url = server.url("/cells.bin", slow)
+    try:
+        first = start(fetcher, url)
+        assert arrived.wait(60)
+        second = start(fetcher, url)
+        line = second.stderr.readline()  # comes when it has met the first one's lock
+        assert "waiting for another process" in line
+    finally:
+        go_on.set()
+    records = [json.loads(process.communicate(timeout=60)[0]) for process in (first, second)]
+    assert [record["sha256"] for record in records] == [GOOD, GOOD]
+    assert server.paths == ["/cells.bin"] and files(fetcher) == ["set/cells.bin"]
+
+
+def test_after_a_kill_it_goes_on(server, fetcher):
+    go_on = threading.Event()
+    url = server.url("/cells.bin", in_turn(cut(then=lambda: go_on.wait(60)), file()))
+    part = fetcher.downloads / "set/cells.bin.part"
+    process = start(fetcher, url)
+    try:
+        deadline = time.monotonic() + 60
+        while not (part.exists() and part.stat().st_size >= 100_000) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    finally:
+        go_on.set()
+    here = part.stat().st_size
+    assert files(fetcher) == ["set/cells.bin.part", "set/cells.bin.part.json"]
+    assert get(fetcher, url)["sha256"] == GOOD
+    assert server.asked[-1] == ("/cells.bin", f"bytes={here}-")
+    assert server.sent["/cells.bin"] == len(CONTENT) - here
+    assert files(fetcher) == ["set/cells.bin"]
+
+
+# Room on the disk.
+
+
+def test_there_must_be_room(server, fetcher, monkeypatch):
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda folder: usage(2_000_000, 0, 100_000))
+    url = server.url("/cells.bin", file())
+    for known in ({"bytes": len(CONTENT)}, {"about_mb": 0.4}, {}):  # declared, roughly, or as the host says
+        message = refused(fetcher, url, **known)
+        assert "cells.bin needs 400.0 kB more" in message and "100.0 kB free" in message
+        assert "SCMAMBA2_DOWNLOADS" in message
+        assert files(fetcher) == []
+    assert len(server.asked) == 1  # the first two were known beforehand
+    place(fetcher, "set/cells.bin.part", CONTENT[:390_000])
+    place(
+        fetcher,
+        "set/cells.bin.part.json",
+        json.dumps({"url": url, "validator": '"1"', "bytes": 400_000}).encode(),
+    )
+    get(fetcher, url, bytes=len(CONTENT))  # what is here counts
+
+
+class FullDisk(io.BufferedWriter):
+    """A file on a disk with room for 100 kB."""
+
+    def write(self, data):
+        if self.tell() + len(data) > 100_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+def test_a_disk_that_becomes_full(server, fetcher, monkeypatch):
+    def full(path, mode="r"):
+        return FullDisk(io.FileIO(path, mode.replace("b", ""))) if "a" in mode else open(path, mode)
+
+    monkeypatch.setattr(downloads, "open", full, raising=False)
+    urls = server.url("/cells.bin", file()), server.url("/mirror.bin", file())
+    message = refused(fetcher, *urls, hash=SHA)
+    assert "the disk became full while" in message and "what has arrived stays" in message
+    assert server.paths == ["/cells.bin"]  # another address would not help
+    assert files(fetcher) == ["set/cells.bin.part", "set/cells.bin.part.json"]
+    monkeypatch.delattr(downloads, "open")
+    get(fetcher, *urls, hash=SHA)
+    assert server.asked[-1][1] is not None and files(fetcher) == ["set/cells.bin"]
+
+
+def test_a_real_disk_that_becomes_full(server, fetcher):
+    """A file system of 200 kB, and a host that does not say how long the file is."""
+    folder = fetcher.downloads
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if os.name != "posix" or subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("this user may not mount a file system")
+
+    def no_length(handler):
+        handler.head(200, ETag='"1"')
+        handler.wfile.write(CONTENT)
+
+    try:
+        url = server.url("/cells.bin", in_turn(no_length, file()))
+        assert "the disk became full while" in refused(fetcher, url, hash=SHA)
+        assert files(fetcher) == ["set/cells.bin.part", "set/cells.bin.part.json"]
+        subprocess.run(["mount", "-o", "remount,size=2m", str(folder)], check=True)
+        assert get(fetcher, url, hash=SHA)["sha256"] == GOOD
+        assert server.asked[-1][1] is not None and files(fetcher) == ["set/cells.bin"]
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_folder_that_cannot_be_made(server, fetcher):
+    fetcher.downloads.write_text("a file stands where the folder should be")
+    assert str(fetcher.downloads) in refused(fetcher, server.url("/cells.bin", file()))
+
+
+# Archives.
+
+
+def zipped(**members: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return packed.getvalue()
+
+
+def test_a_nested_archive_serves_two_datasets_with_one_request(server, fetcher):
+    inner = zipped(ms__reference=CONTENT, ms__query=b"query")
+    outer = zipped(top__inner=inner)
+    url = server.url("/files/43939560", file(outer))
+    first = {"url": url, "member": "top/inner!ms/reference", "file": "scgpt.zip"}
+    second = {"url": url, "member": "top/inner!ms/query", "file": "scgpt.zip"}
+    assert fetcher.source("ms", "reference", {"urls": [first], "hash": SHA})["hash"] == "verified"
+    assert fetcher.source("other", "query", {"urls": [second]})["hash"] == "recorded"
+    assert server.paths == ["/files/43939560"]
+    assert files(fetcher) == ["archives/scgpt.zip", "ms/reference", "other/query"]
+    seen = lockfile.read(fetcher.lock)
+    assert sorted(seen) == ["archives/scgpt.zip", "other/query"]
+    assert seen["archives/scgpt.zip"].sha256 == hashlib.sha256(outer).hexdigest()
+
+
+def test_an_archive_put_there_by_hand_is_taken(server, fetcher):
+    packed = zipped(cells=CONTENT)
+    own = "md5:" + hashlib.md5(packed).hexdigest()
+    address = {"url": server.url("/norman.zip"), "member": "cells", "hash": own}
+    message = refused(fetcher, address)
+    archive = fetcher.downloads / "archives/norman.zip"
+    assert f"put it at {fetcher.downloads}/set/cells (or the archive to {archive}) and run again" in message
+    place(fetcher, "archives/norman.zip", b"PK but another")
+    assert f"{archive}: md5 is" in refused(fetcher, address)
+    place(fetcher, "archives/norman.zip", packed)
+    assert get(fetcher, address, hash=SHA)["hash"] == "verified"
+    assert files(fetcher) == ["archives/norman.zip", "set/cells"]
+
+
+def test_a_member_that_is_not_what_was_declared(server, fetcher):
+    address = {"url": server.url("/cells.zip", file(zipped(cells=b"others"))), "member": "cells"}
+    assert "'cells' in" in refused(fetcher, address, hash=SHA)
+    assert "expected 400000" in refused(fetcher, address, bytes=400_000)
+    assert files(fetcher) == ["archives/cells.zip"]
+
+
+def test_a_damaged_archive_goes_unless_someone_vouches_for_it(server, fetcher):
+    packed = zipped(cells=CONTENT)[:-200]
+    address = {"url": server.url("/cells.zip", file(packed)), "member": "cells"}
+    assert "is cut off or damaged" in refused(fetcher, address)
+    assert files(fetcher) == [] and not fetcher.lock.exists()
+    known = address | {"hash": "md5:" + hashlib.md5(packed).hexdigest()}
+    assert "is cut off or damaged" in refused(fetcher, known)
+    assert files(fetcher) == ["archives/cells.zip"]  # so it is not fetched again and again
+
+
+def test_the_archive_is_replaced_and_the_record_says_so(server, fetcher):
+    address = {"url": server.url("/cells.zip", file(zipped(cells=CONTENT))), "member": "cells"}
+    get(fetcher, address)
+    (fetcher.downloads / "archives/cells.zip").unlink()
+    (fetcher.downloads / "set/cells").unlink()
+    server.answers["/cells.zip"] = file(zipped(cells=CONTENT[::-1]))
+    message = refused(fetcher, address)
+    assert "delete the line of archives/cells.zip" in message and files(fetcher) == []
+
+
+def test_a_member_falls_back_to_the_file_itself(server, fetcher):
+    archive = {"url": server.url("/all.zip", file(zipped(other=b"x"))), "member": "deep/cells.bin"}
+    record = get(fetcher, archive, server.url("/copy", file()), hash=SHA)
+    assert record["path"].endswith("set/cells.bin") and record["url"] == server.url("/copy")
+
+
+def test_a_local_archive_is_used_where_it_is(fetcher, tmp_path):
+    (tmp_path / "cells.zip").write_bytes(zipped(cells=CONTENT))
+    address = {"url": f"file:{tmp_path}/cells.zip", "member": "cells"}
+    assert get(fetcher, address, hash=SHA)["hash"] == "verified"
+    assert files(fetcher) == ["set/cells"]
+
+
+# Repositories.
+
+
+def test_figshare(server, fetcher, monkeypatch):
+    monkeypatch.setattr(hosts, "FIGSHARE", f"{server.address}/figshare")
+    listed = {
+        "id": 1, "name": "demo_train.h5ad.txt", "size": len(CONTENT), "is_link_only": False,
+        "supplied_md5": "", "computed_md5": MD5.removeprefix("md5:"),
+        "download_url": server.url("/ndownloader/files/1", file()), "mimetype": "application/x-hdf",
+    }  # fmt: skip
+    listing = [listed, listed | {"name": "link", "is_link_only": True}]
+    answer = lambda: page(200, json.dumps(listing).encode(), Content_Type="application/json")  # noqa: E731
+    server.answers["/figshare/articles/21981011/files"] = in_turn(page(503), answer())
+    record = get(fetcher, "figshare:21981011/demo_train.h5ad.txt")
+    assert record["sha256"] == GOOD and record["hash"] == "recorded"  # published there, not declared here
+    assert record["url"] == "figshare:21981011/demo_train.h5ad.txt"
+    assert "page_size=1000" in server.paths[0]  # the listing stops at ten files otherwise
+    message = refused(fetcher, "figshare:21981011/demo_test.h5ad")
+    assert "figshare article 21981011 holds no 'demo_test.h5ad', but 'demo_train.h5ad.txt'" in message
+
+    (fetcher.downloads / "set/demo_train.h5ad.txt").unlink()
+    listing[0] = listed | {"computed_md5": "0" * 32}
+    server.answers["/figshare/articles/21981011/files"] = answer()
+    assert "(published by figshare)" in refused(fetcher, "figshare:21981011/demo_train.h5ad.txt")
+    assert "lists 400000 bytes, expected 5" in refused(
+        fetcher, "figshare:21981011/demo_train.h5ad.txt", bytes=5
+    )
+    server.answers["/figshare/articles/21981011/files"] = page(200, HTML)
+    assert "no JSON" in refused(fetcher, "figshare:21981011/demo_train.h5ad.txt")
+    assert files(fetcher) == []
+
+
+def test_zenodo(server, fetcher, monkeypatch):
+    monkeypatch.setattr(hosts, "ZENODO", f"{server.address}/zenodo")
+    content = server.url("/zenodo/records/14404063/files/best_model.pt/content", file())
+    record = {
+        "id": 14404063,
+        "files": [
+            {"key": "best_model.pt", "size": len(CONTENT), "checksum": MD5, "links": {"self": content}},
+            {"key": "args.json", "size": 2, "checksum": "md5:0", "links": {"self": "http://x"}},
+        ],
+    }
+    server.answers["/zenodo/records/14404063"] = page(200, json.dumps(record).encode())
+    assert get(fetcher, "zenodo:14404063/best_model.pt")["sha256"] == GOOD
+    message = refused(fetcher, "zenodo:14404063/vocab.json")
+    assert "Zenodo record 14404063 holds no 'vocab.json', but 'args.json', 'best_model.pt'" in message
+    server.answers["/zenodo/records/1"] = page(200, b'{"id": 1, "message": "restricted"}')
+    assert "holds no 'x', but nothing" in refused(fetcher, "zenodo:1/x")
+    server.answers["/zenodo/records/2"] = page(200, b"[1]")
+    assert "unexpected" in refused(fetcher, "zenodo:2/x")
+
+
+FILE_ID, FOLDER_ID, INNER_ID = ("1" + letter * 32 for letter in "abc")
+WARNING = f"""\
+<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body><div class="uc-main">
+<div id="uc-text"><p class="uc-warning-caption">Google Drive can't scan this file for viruses.</p>
+<p class="uc-warning-subcaption"><span class="uc-name-size"><a href="/open?id={FILE_ID}">covid.h5ad</a> (37M)
+</span> is too large for Google to scan for viruses. Would you still like to download this file?</p>\
+<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">\
+<input type="submit" id="uc-download-link" value="Download anyway"/>\
+<input type="hidden" name="id" value="{FILE_ID}"><input type="hidden" name="export" value="download">\
+<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="token"></form>
+</div></div></body></html>""".encode()
+QUOTA = b"""\
+<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body><div class="uc-main">
+<p class="uc-error-caption">Sorry, you can&#39;t view or download this file at this time.</p>
+<p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently. Please try \
+accessing the file again later.</p></div></body></html>"""
+LOG_IN = b"<!DOCTYPE html><html><head><title>Sign in - Google Accounts</title></head><body></body></html>"
+ATTACHED = {"Content_Disposition": 'attachment; filename="covid.h5ad"'}
+
+
+def folder_page(title: str, *entries: tuple[str, str, str]) -> bytes:
+    """An embedded folder view of Google Drive, reduced to what is read of it."""
+    rows = "".join(
+        f'<div class="flip-entry" id="entry-{key}"><div class="flip-entry-info">'
+        f'<a href="https://drive.google.com/{kind % key}" target="_blank">'
+        f'<div class="flip-entry-title">{name}</div></a></div></div>'
+        for kind, key, name in entries
+    )
+    head = f"<!DOCTYPE html><html><head><title>{title}</title></head>"
+    return f'{head}<body><div class="flip-entries">{rows}</div></body></html>'.encode()
+
+
+@pytest.fixture
+def drive(server, monkeypatch):
+    """The loopback server in the place of Google."""
+    pytest.importorskip("gdown")
+    redirect_all(monkeypatch, server)
+    server.answers["/drive.google.com/uc"] = page(
+        303, Location=f"https://drive.usercontent.google.com/download?id={FILE_ID}&export=download"
+    )
+    return server
+
+
+def test_a_small_file_of_google_drive(drive, fetcher):
+    drive.answers["/drive.usercontent.google.com/download"] = file(**ATTACHED)
+    record = get(fetcher, f"gdrive:{FILE_ID}", file="covid.bin", hash=SHA)
+    assert record["path"].endswith("set/covid.bin") and record["url"] == f"gdrive:{FILE_ID}"
+
+
+def test_a_large_file_of_google_drive_comes_behind_a_form(drive, fetcher):
+    """And a cut connection is gone on with, as anywhere."""
+    big = "/drive.usercontent.google.com/download"
+    drive.answers[big] = page(200, WARNING, Content_Type="text/html; charset=utf-8")
+    confirmed = f"{big}?id={FILE_ID}&export=download&confirm=t&uuid=token"
+    confirmed_answers = [file(**ATTACHED), cut(), file(**ATTACHED), file(**ATTACHED)]
+    drive.answers[confirmed] = in_turn(*confirmed_answers)
+    assert get(fetcher, f"gdrive:{FILE_ID}", file="covid.bin", hash=SHA)["sha256"] == GOOD
+    spans = [span for path, span in drive.asked if path == confirmed]
+    assert spans[-1] is not None and spans[-1].startswith("bytes=")
+    assert files(fetcher) == ["set/covid.bin"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (page(200, QUOTA), "Google Drive says: Too many users have viewed or downloaded this file recently"),
+        (page(200, LOG_IN), "Cannot retrieve the public link of the file"),
+        (page(404, LOG_IN), "HTTP 404"),
+    ],
+)
+def test_google_drive_refuses(drive, fetcher, answer, says):
+    drive.answers["/drive.usercontent.google.com/download"] = answer
+    message = refused(fetcher, f"gdrive:{FILE_ID}", file="covid.h5ad")
+    assert f"gdrive:{FILE_ID}: " in message and says in message
+    assert f"put it at {fetcher.downloads}/set/covid.h5ad" in message
+    assert len(drive.asked) == 2 and files(fetcher) == []
+
+
+def test_a_folder_of_google_drive(drive, fetcher):
+    a_file, a_folder = "file/d/%s/view?usp=drive_web", "drive/folders/%s"
+    listing = folder_page("ms", (a_folder, INNER_ID, "inner"), (a_file, "1" + "d" * 32, "c_data.bin"))
+    inner = folder_page("inner", (a_file, FILE_ID, "query.bin"))
+    view = "/drive.google.com/embeddedfolderview"
+    drive.answers[f"{view}?id={FOLDER_ID}"] = page(200, listing)
+    drive.answers[f"{view}?id={INNER_ID}"] = page(200, inner)
+    drive.answers["/drive.usercontent.google.com/download"] = file(**ATTACHED)
+    for name in ("query.bin", "inner/query.bin"):
+        record = get(fetcher, f"gdrive:{FOLDER_ID}/{name}", hash=SHA)
+        assert record["path"].endswith("set/query.bin")
+        (fetcher.downloads / "set/query.bin").unlink()
+    assert f"/drive.google.com/uc?id={FILE_ID}&export=download" in drive.paths
+    message = refused(fetcher, f"gdrive:{FOLDER_ID}/gone.h5ad")
+    assert (
+        f"folder {FOLDER_ID} holds no 'gone.h5ad', but 'c_data.bin', 'inner/query.bin', 'query.bin'"
+        in message
+    )
+    assert files(fetcher) == []
+
+
+def test_a_folder_of_google_drive_that_is_not_there(drive, fetcher, monkeypatch):
+    message = refused(fetcher, f"gdrive:{FOLDER_ID}/x.bin")
+    assert "status code 404" in message and len(drive.asked) == 1
+    view = f"/drive.google.com/embeddedfolderview?id={FOLDER_ID}"
+    drive.answers[view] = page(503)
+    refused(fetcher, f"gdrive:{FOLDER_ID}/x.bin")
+    assert len(drive.asked) == 2 + downloads.RETRIES
+
+
+# Files of this machine.
 
 
 def test_files_of_packages_and_of_the_repository_are_found():
@@ -85,19 +827,95 @@ def test_files_of_packages_and_of_the_repository_are_found():
         locate("package:nowhere/data.h5ad")
 
 
-def test_a_local_file_that_changed_is_refused():
-    with pytest.raises(FetchError, match="sha256 is .*, expected 0000"):
-        fetch_source(
-            "cells",
-            {"urls": ["file:workflow/demo_data/pbmc_cite.h5ad"], "hash": "sha256:" + "0" * 64},
-            None,
-        )
+def test_a_local_file_that_changed_is_refused(fetcher):
+    url = "file:workflow/demo_data/pbmc_cite.h5ad"
+    message = refused(fetcher, url, hash="sha256:" + "0" * 64)
+    assert f"{url}: sha256 is " in message and "expected 0000" in message and "by hand" not in message
+
+
+def test_a_local_file_is_not_recorded(fetcher):
+    assert get(fetcher, "file:workflow/demo_data/pbmc_cite.h5ad")["hash"] == "local"
+    assert not fetcher.lock.exists()
+
+
+# A dataset.
+
+
+def test_every_source_is_tried_and_every_reason_told(server, fetcher):
+    sources = {
+        "one": {"urls": [server.url("/one")]},
+        "two": {"urls": [server.url("/two", file())]},
+        "three": {"urls": [server.url("/three")]},
+        "extra": {"urls": [server.url("/extra")], "optional": True},
+    }
+    record = fetch("set", {"sources": sources}, fetcher)
+    assert record["status"] == "no_data" and list(record["files"]) == ["two"]
+    assert "source 'one'" in record["reason"] and "source 'three'" in record["reason"]
+    assert list(record["absent"]) == ["extra"] and "HTTP 404" in record["absent"]["extra"]
+    assert "extra" not in record["reason"]
+    record = fetch("set", {"sources": {name: sources[name] for name in ("two", "extra")}}, fetcher)
+    assert record["status"] == "ok" and record["reason"] == "" and list(record["absent"]) == ["extra"]
+
+
+def test_addresses_and_names():
+    whole, packed = addresses(
+        {
+            "urls": ["https://x/a.h5ad?v=1", {"url": "gdrive:1abc", "member": "in/b.h5ad", "bytes": 5}],
+            "hash": MD5,
+        }
+    )
+    assert (whole.hash, whole.member, whole.archive) == (MD5, None, None)
+    assert (packed.hash, packed.bytes, packed.archive) == (None, 5, "1abc")
+    for url, name in {
+        "https://x/a%20b.h5ad?v=1": "a b.h5ad",
+        "gdrive:1abc/ms/c_data.h5ad": "c_data.h5ad",
+        "figshare:12/demo.h5ad": "demo.h5ad",
+        "package:scanpy/datasets/x.h5ad": "x.h5ad",
+    }.items():
+        assert file_name({"urls": [url]}) == name
+    assert file_name({"urls": [{"url": "http://x/y.zip", "member": "a/in.zip!ms/c.h5ad"}]}) == "c.h5ad"
+    assert file_name({"urls": ["http://x/y"], "file": "z.h5ad"}) == "z.h5ad"
+
+
+@pytest.mark.parametrize(
+    ("sources", "says"),
+    [
+        (
+            {"a": ["http://x/m.h5ad"], "b": ["http://y/m.h5ad"]},
+            "set.sources.b: its file is called 'm.h5ad' like",
+        ),
+        ({"a": ["http://x/"]}, "set.sources.a: '' is no name of a file"),
+        ({"a": ["http://x/%2e%2e"]}, "set.sources.a: '..' is no name"),
+        (
+            {
+                "a": [{"url": "http://x/m.zip", "member": "a"}],
+                "b": [{"url": "http://y/m.zip", "member": "b"}],
+            },
+            "set.sources.b: the archive of http://y/m.zip is called 'm.zip' like that of set.sources.a",
+        ),
+    ],
+)
+def test_every_file_has_a_place_of_its_own(sources, says):
+    declared = {name: {"urls": urls} for name, urls in sources.items()}
+    with pytest.raises(ValueError, match=says.replace("(", r"\(")):
+        check_places({"set": {"sources": declared}})
+
+
+def test_copies_of_one_archive_share_a_place():
+    copies = [
+        {"url": "http://x/m.zip", "member": "a"},
+        {"url": "gdrive:1abc", "member": "a", "file": "m.zip"},
+    ]
+    check_places({"set": {"sources": {"a": {"urls": copies}}}})
+    local = {"a": {"urls": ["file:one/m.h5ad"]}, "b": {"urls": ["file:two/m.h5ad"]}}
+    check_places({"set": {"sources": local}})
 
 
 def test_a_dead_link_costs_one_dataset_and_not_the_run(bench, server, cells):
     """Two datasets, one of them gone: the other is scored, and the row of the first says why."""
     cells.write_h5ad(bench.folder / "cells.h5ad")
-    bench.declare("datasets", alive=entry("file:cells.h5ad"), dead=entry(f"{server.address}/gone"))
+    served = server.url("/cells.h5ad", file((bench.folder / "cells.h5ad").read_bytes()))
+    bench.declare("datasets", alive=entry(served), dead=entry(f"{server.address}/gone"))
     bench.config(["alive", "dead"], {"integration": ["pca"]}, [0], downloads="downloads")
     ended = bench.run("out/claims.csv", "out/tables/summary.txt")
     assert ended.returncode == 0, ended.stderr
@@ -105,3 +923,6 @@ def test_a_dead_link_costs_one_dataset_and_not_the_run(bench, server, cells):
     assert "1 of 2 runs ok" in summary
     assert "  dead: no_data: " in summary
     assert "404" in summary
+    record = json.loads((bench.folder / "out/data/alive/fetch.json").read_text())
+    assert record["files"]["cells"]["hash"] == "recorded"
+    assert "alive/cells.h5ad\t" in (bench.folder / "workflow/datasets.lock").read_text()

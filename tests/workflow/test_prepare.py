@@ -11,10 +11,10 @@ from support import entry, make_cells
 
 from workflow import tasks
 from workflow.files import checksum
-from workflow.splits import batch_split, stratified_split
+from workflow.splits import batch_split, given_split, stratified_split
 from workflow.steps.tidy import load_tidy, write
 from workflow.tasks.genes import mark_highly_variable
-from workflow.tidy import DataError, log_normalize
+from workflow.tidy import DataError, check_tidy, log_normalize
 
 SECRET = "a type that only query cells have"
 
@@ -159,10 +159,6 @@ def break_cell_names(adata):
     adata.obs_names = ["cell0", "cell0", *adata.obs_names[2:]]
 
 
-def break_gene_names(adata):
-    adata.var_names = ["GENE1", *adata.var_names[1:]]
-
-
 def break_label(adata):
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).where(np.arange(60) != 5, "type 9")
 
@@ -187,7 +183,6 @@ def break_empty_cell(adata):
         (break_sign, ["negative", "-1"]),
         (break_nan, ["1 values that are NaN"]),
         (break_cell_names, ["1 duplicated cell names", "'cell0'"]),
-        (break_gene_names, ["1 duplicated gene names", "'GENE1'"]),
         (break_label, ["labels is 4, expected 3", "workflow/datasets.yaml"]),
         (break_empty_cell, ["1 cells have no counts", "'cell7'"]),
     ],
@@ -207,6 +202,13 @@ def test_a_truncated_file_is_named(cells, tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DataError, match=r"cells\.h5ad: not a readable h5ad file"):
         load_tidy("test", entry("x"), {"cells": path})
+
+
+def test_gene_names_that_a_recipe_left_repeated_are_refused(cells):
+    cells.obs["label"] = cells.obs["cell_type"]
+    cells.var_names = ["GENE1", *cells.var_names[1:]]
+    with pytest.raises(DataError, match="test: 1 duplicated gene names, first 'GENE1'"):
+        check_tidy(cells, "test", {})
 
 
 def test_one_batch_is_no_integration(cells, tmp_path):
@@ -230,6 +232,51 @@ def test_a_batch_split_names_an_unknown_batch(cells):
     with pytest.raises(ValueError, match="no batch 'b7'; did you mean 'b"):
         batch_split(cells.obs, ["b7"])
     assert batch_split(cells.obs, ["b1"]).sum() == (cells.obs["batch"] == "b1").sum()
+
+
+def test_a_given_split_is_the_one_of_the_data(cells, tmp_path):
+    """It says the same as whole batches do where the two are the same cells."""
+    cells.obs["side"] = np.where(cells.obs["batch"] == "b1", "query", "reference")
+    adata = tidy(cells, tmp_path, obs={"label": "cell_type", "batch": "batch", "split": "side"})
+    given, solution, facts = tasks.get("annotation").make_io(adata, {"split": {"kind": "given"}})
+    other, other_solution, other_facts = tasks.get("annotation").make_io(
+        adata, {"split": {"kind": "batch", "query": ["b1"]}}
+    )
+    assert (given.obs["split"] == other.obs["split"]).all() and facts == other_facts
+    assert facts["n_query"] == (cells.obs["batch"] == "b1").sum()
+    assert list(solution.obs["label"]) == list(other_solution.obs["label"])
+    assert given.obs["label"][given.obs["split"] == "query"].isna().all()
+
+
+def test_a_given_split_must_be_there(cells, tmp_path):
+    adata = tidy(cells, tmp_path)
+    with pytest.raises(ValueError, match=r"obs column 'split' is missing \(found: label, batch\)"):
+        tasks.get("annotation").make_io(adata, {"split": {"kind": "given"}})
+    adata.obs["split"] = "train"
+    with pytest.raises(ValueError, match="'split'.* has the value 'train'; expected reference or query"):
+        given_split(adata.obs)
+    adata.obs["split"] = "query"
+    with pytest.raises(ValueError, match="leaves the reference or the query empty"):
+        tasks.get("annotation").make_io(adata, {"split": {"kind": "given"}})
+
+
+@pytest.mark.parametrize("task", tasks.NAMES)
+def test_without_counts_the_values_are_given_as_they_are(cells, tmp_path, task):
+    log_normalize(cells)
+    del cells.layers["counts"]
+    settings = entry("x", task)["tasks"][task]
+    path = tmp_path / "cells.h5ad"
+    cells.write_h5ad(path)
+    adata, _ = load_tidy("test", entry("x", values="lognorm"), {"cells": path})
+    given, _, facts = tasks.get(task).make_io(adata, settings | {"n_top_genes": 40})
+    assert not given.layers
+    assert (given.X != cells.X).nnz == 0
+    assert given.var["highly_variable"].all()
+    assert facts["highly_variable"]["flavor"] == "all genes"
+    with pytest.raises(
+        ValueError, match="n_top_genes is 39 of 40 genes, but seurat_v3 ranks genes by raw counts"
+    ):
+        tasks.get(task).make_io(adata, settings | {"n_top_genes": 39})
 
 
 def test_genes_are_chosen_on_the_reference_alone(tmp_path):

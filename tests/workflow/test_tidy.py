@@ -98,6 +98,14 @@ def test_log_normalised_values(data):
         check_tidy(data, "test", {}, values="lognorm")
 
 
+def test_x_beside_counts_is_checked_too(data):
+    data.X = data.layers["counts"].log1p()
+    check_tidy(data, "test", {})
+    data.X.data[5] = np.nan
+    with pytest.raises(DataError, match="test: X has the value nan"):
+        check_tidy(data, "test", {})
+
+
 @pytest.mark.parametrize("kind", ["csr", "csc", "dense"])
 def test_a_large_matrix_may_stay_on_disk(data, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(tidy, "_ROWS", 7)  # blocks that do not divide the cells

@@ -16,11 +16,13 @@ several datasets. The recipe never downloads anything. It returns an ``anndata.A
   task or an audit reads them, under their own names;
 * ``obs_names``: unique; ``var_names``: gene symbols, made unique;
 * ``var["gene_id"]``: Ensembl ids, where they are known;
-* ``uns["recipe"]``: flat dict of plain str and numbers worth recording, such as what was dropped.
+* ``uns["recipe"]``: flat dict of plain str and numbers worth recording, such as what was dropped;
+  ``uns["de"]``: lists of differentially expressed genes of a perturbation screen (``gears``).
 
 ``obsm``, ``varm``, ``obsp`` and ``raw`` are empty. A recipe of several modalities returns a
 ``mudata.MuData``: modalities ``rna``, ``atac``, ``protein``, each with ``layers["counts"]`` and no columns of
-obs, and the columns above in the obs of the whole.
+obs, and the columns above in the obs of the whole; ``varm["gene_activity"]`` of ``atac`` may map regions to
+genes.
 
 A large matrix may stay on disk (``_common.open_h5ad``): it is checked and written by blocks.
 

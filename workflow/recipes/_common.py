@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import h5py
+import mudata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -88,13 +90,7 @@ def column(adata: ad.AnnData, key: str, path: Path) -> pd.Series:
     ValueError
         If the column is absent or has missing values.
     """
-    if key not in adata.obs:
-        found = ", ".join(map(str, adata.obs.columns)) or "no columns"
-        raise ValueError(f"{path}: obs key {key!r} is missing, found {found}, expected {key!r}")
-    missing = int(adata.obs[key].isna().sum())
-    if missing:
-        raise ValueError(f"{path}: obs key {key!r}: found {missing} missing values, expected none")
-    return adata.obs[key].astype(str)
+    return text_column(adata.obs, key, path, "obs")
 
 
 def as_counts(matrix: Any, path: Path, key: str = "X") -> sp.csr_matrix:
@@ -225,7 +221,9 @@ def open_h5ad(path: Path, *slots: str) -> ad.AnnData:
     """
     try:
         file = h5py.File(path)
-        obs, var = read_elem(file["obs"]), read_elem(file["var"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ad.OldFormatWarning)  # anndata 0.7 wrote no encoding of columns
+            obs, var = read_elem(file["obs"]), read_elem(file["var"])
         matrices = {}
         for slot in slots:
             if slot not in file:
@@ -238,3 +236,156 @@ def open_h5ad(path: Path, *slots: str) -> ad.AnnData:
         raise ValueError(f"{path}: found no readable AnnData ({reason}), expected h5ad") from error
     layers = {slot.removeprefix("layers/"): m for slot, m in matrices.items() if slot != "X"}
     return ad.AnnData(X=matrices.get("X"), obs=obs, var=var, layers=layers)
+
+
+def text_column(
+    table: pd.DataFrame, key: str, path: Path, slot: str, missing: str | None = None
+) -> pd.Series:
+    """Return a column of any table as str, refusing absent columns and missing values.
+
+    Parameters
+    ----------
+    table
+        Where to look.
+    key
+        Name of the column.
+    path, slot
+        The file, and what the table is in it (``"obs"``, ``"var"``, ``"csv"``), for the error.
+    missing
+        What stands for a missing value, where one may be missing.
+
+    Returns
+    -------
+    The column as str.
+
+    Raises
+    ------
+    ValueError
+        If the column is absent or has missing values.
+    """
+    if key not in table:
+        found = ", ".join(map(str, table.columns)) or "no columns"
+        raise ValueError(f"{path}: {slot} key {key!r} is missing, found {found}, expected {key!r}")
+    absent = table[key].isna()
+    if absent.any() and missing is None:
+        raise ValueError(f"{path}: {slot} key {key!r}: found {absent.sum()} missing values, expected none")
+    return table[key].astype(str).mask(absent, missing)
+
+
+def peak_positions(names: Iterable[str], path: Path) -> pd.DataFrame:
+    """Read the position of peaks from their names, such as ``chr1:10-20``, ``chr1-10-20``, ``chr1_10_20``.
+
+    Parameters
+    ----------
+    names
+        Names of the peaks.
+    path
+        The file, for the error.
+
+    Returns
+    -------
+    Columns ``chrom`` (str), ``chromStart`` and ``chromEnd`` (int64, bases, as the name
+    has them), indexed by the names.
+
+    Raises
+    ------
+    ValueError
+        If a name is no position.
+    """
+    index = pd.Index([str(name) for name in names])
+    parts = index.str.extract(r"^(?P<chrom>.+)[:_-](?P<chromStart>\d+)[_-](?P<chromEnd>\d+)$")
+    wrong = index[parts["chrom"].isna()]
+    if len(wrong):
+        raise ValueError(
+            f"{path}: names of peaks: found {len(wrong)} that are no position (such as {wrong[0]!r}), "
+            "expected chromosome, start and end"
+        )
+    return parts.astype({"chromStart": np.int64, "chromEnd": np.int64}).set_index(index)
+
+
+def modality(counts: sp.csr_matrix, *, obs_names: Iterable[str], var: pd.DataFrame) -> ad.AnnData:
+    """Put the parts of one modality together, for :func:`multimodal`.
+
+    Parameters
+    ----------
+    counts
+        Raw counts as :func:`as_counts` returns them, cells x features.
+    obs_names
+        Cell names.
+    var
+        Its index are the names of the features; repeats get a suffix.
+
+    Returns
+    -------
+    Counts in ``layers["counts"]``, no ``X`` and no columns of ``obs``.
+    """
+    obs = pd.DataFrame(index=pd.Index([str(name) for name in obs_names]))
+    var = var.set_axis(make_index_unique(pd.Index([str(name) for name in var.index])))
+    return ad.AnnData(obs=obs, var=var, layers={"counts": counts})
+
+
+def multimodal(
+    parts: Mapping[str, ad.AnnData], *, obs: pd.DataFrame, facts: Mapping[str, str | int | float]
+) -> mudata.MuData:
+    """Put modalities together in the form that the contract asks for; the mate of :func:`tidy`.
+
+    Parameters
+    ----------
+    parts
+        Modalities by name (``rna``, ``atac``, ``protein``), as :func:`modality` returns them. They may hold
+        different cells (a mosaic).
+    obs
+        One row for each cell: ``label``; ``batch`` and ``modality``, where there are any; and columns
+        that are kept under their own names.
+    facts
+        What goes to ``uns["recipe"]``.
+
+    Returns
+    -------
+    The tidy MuData. A cell has a modality where the ``obs_names`` of that modality list it.
+
+    Raises
+    ------
+    ValueError
+        If a cell is there twice, is in no modality, or is in one but not in ``obs``; if a modality has no raw
+        counts; if a label is missing; or if ``batch`` holds a single batch.
+    """
+    obs = obs.set_axis(pd.Index([str(name) for name in obs.index]))
+    measured = pd.Index([])
+    for name, part in parts.items():
+        counts = part.layers.get("counts")
+        if not isinstance(counts, sp.csr_matrix) or counts.dtype != np.float32:
+            kind = f"{type(counts).__name__} of {counts.dtype}" if hasattr(counts, "dtype") else "none"
+            raise ValueError(
+                f"modality {name!r}: layers['counts']: found {kind}, expected csr_matrix of float32"
+            )
+        unknown = part.obs_names.difference(obs.index)
+        if len(unknown):
+            raise ValueError(f"modality {name!r}: found cell {unknown[0]!r}, which obs does not list")
+        measured = measured.union(part.obs_names)
+    for where, names in [("obs", obs.index), *((f"modality {n!r}", p.obs_names) for n, p in parts.items())]:
+        if not names.is_unique:
+            first = names[names.duplicated()][0]
+            raise ValueError(f"{where}: found cell {first!r} twice, expected unique cell names")
+    alone = obs.index.difference(measured)
+    if len(alone):
+        raise ValueError(f"obs: found {len(alone)} cells that no modality has (such as {alone[0]!r})")
+    if "label" not in obs:
+        raise ValueError(f"obs key 'label' is missing, found {', '.join(obs.columns) or 'no columns'}")
+    ours = [key for key in ("label", "batch", "modality") if key in obs]
+    obs = obs[[*ours, *obs.columns.drop(ours)]]
+    for key in ours:
+        if obs[key].isna().any():
+            raise ValueError(f"obs key {key!r}: found {int(obs[key].isna().sum())} cells without a value")
+        obs[key] = pd.Categorical(obs[key].astype(str))
+    if "batch" in obs and len(obs["batch"].cat.categories) < 2:
+        raise ValueError("obs key 'batch': found a single batch, expected two or more")
+    with mudata.set_options(pull_on_update=False), warnings.catch_warnings():
+        # a gene and its protein may share a name; the modality tells them apart
+        warnings.filterwarnings(
+            "ignore", "var_names are not unique|.*var_names are intersecting", UserWarning
+        )
+        data = mudata.MuData(dict(parts))
+        data.obs = obs.loc[data.obs_names]
+    data.uns["recipe"] = dict(facts)
+    return data

@@ -1,11 +1,12 @@
-"""Read numpy arrays and pandas tables out of an old pickle without running anything in it.
+"""Read arrays, tables and sets out of a pickle without running anything in it.
 
 A pickle is a program: loading one with :mod:`pickle` or ``pandas.read_pickle`` may call any
-function that it names. Here the names in ``_STAND_INS``, which are all that a pickled dict of
-arrays and ``DataFrame`` from pandas 0.2x needs, are answered with inert classes that only keep what
-they are given; every other name is refused before anything of the pickle has run. The values are
-then rebuilt from what was kept. No numpy or pandas object is ever built by the pickle itself, so
-the result does not depend on the pandas version either.
+function that it names. Here a few names are answered with inert classes that only keep what they are
+given: ``_STAND_INS``, which are all that a pickled dict of arrays and ``DataFrame`` from pandas 0.2x
+needs, and ``_SETS``, which is all that sets need before pickle protocol 4. Every other name is refused
+before anything of the pickle has run. The values are then rebuilt from what was kept. No numpy or
+pandas object is ever built by the pickle itself, so the result does not depend on the pandas version
+either.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ class _Slice(_Kept):
     """Stands in for slice."""
 
 
+class _Set(_Kept):
+    """Stands in for set."""
+
+
 class _Name(_Kept):
     """Stands in for a type that is only named, as an argument of another."""
 
@@ -75,10 +80,15 @@ _STAND_INS: dict[tuple[str, str], type[_Kept]] = {
     ("numpy", "dtype"): _Dtype,
     ("builtins", "slice"): _Slice,
 }
+_SETS: dict[tuple[str, str], type[_Kept]] = {("builtins", "set"): _Set, ("__builtin__", "set"): _Set}
 
 
 class _Unpickler(pickle.Unpickler):
     """An unpickler that knows the stand-ins only."""
+
+    def __init__(self, data: bytes, stand_ins: dict[tuple[str, str], type[_Kept]]) -> None:
+        super().__init__(io.BytesIO(data), fix_imports=False)  # names stay as they were checked
+        self.stand_ins = stand_ins
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in of a name, or refuse the name.
@@ -92,9 +102,9 @@ class _Unpickler(pickle.Unpickler):
         -------
         One of the classes above.
         """
-        if (module, name) not in _STAND_INS:
+        if (module, name) not in self.stand_ins:
             raise pickle.UnpicklingError(f"name {module}.{name} is not admitted")
-        return _STAND_INS[module, name]
+        return self.stand_ins[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
         """Refuse references to outside objects.
@@ -123,17 +133,18 @@ class Table:
     columns: dict[str, np.ndarray]
 
 
-def _refuse_names(data: bytes) -> None:
-    """Raise if the pickle names anything that is not admitted, before it is loaded."""
+def _load(data: bytes, stand_ins: dict[tuple[str, str], type[_Kept]]) -> Any:
+    """Load a pickle, unless it names anything that is not admitted: that is found out before it is loaded."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name == "GLOBAL":
             module, _, name = str(argument).partition(" ")
-            if (module, name) not in _STAND_INS:
+            if (module, name) not in stand_ins:
                 raise pickle.UnpicklingError(f"name {module}.{name} is not admitted")
         elif opcode.name in {"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"}:
             raise pickle.UnpicklingError(f"operation {opcode.name} is not admitted")
         elif opcode.name == "BINPERSID":
             raise pickle.UnpicklingError("a persistent reference is not admitted")
+    return _Unpickler(data, stand_ins).load()
 
 
 def _array(kept: _Array) -> np.ndarray:
@@ -197,8 +208,7 @@ def read_old_pickle(path: Path) -> dict[str, np.ndarray | Table]:
     """
     data = Path(path).read_bytes()
     try:
-        _refuse_names(data)
-        kept = _Unpickler(io.BytesIO(data)).load()
+        kept = _load(data, _STAND_INS)
         if not isinstance(kept, dict):
             raise TypeError("it holds no dict")
         return {str(key): _REBUILD[type(value)](value) for key, value in kept.items()}
@@ -206,4 +216,38 @@ def read_old_pickle(path: Path) -> dict[str, np.ndarray | Table]:
         raise ValueError(
             f"{path}: found a pickle that is not read ({type(error).__name__}: {error}), "
             "expected a dict of numpy arrays and pandas tables only"
+        ) from error
+
+
+def read_sets(path: Path) -> dict[str, set[str]]:
+    """Read a pickled dict of sets of text, running nothing of it.
+
+    Parameters
+    ----------
+    path
+        The pickle, of any protocol.
+
+    Returns
+    -------
+    The same dict.
+
+    Raises
+    ------
+    ValueError
+        If the file is no such pickle, or names or holds anything but a dict, sets and text.
+    """
+    data = Path(path).read_bytes()
+    try:
+        kept = _load(data, _SETS)
+        if type(kept) is not dict:
+            raise TypeError("it holds no dict")
+        sets = {key: set(value.args[0]) if type(value) is _Set else value for key, value in kept.items()}
+        for key, value in sets.items():
+            if type(value) is not set or not all(type(text) is str for text in (key, *value)):
+                raise TypeError(f"entry {key!r:.40} is no set of text")
+        return sets
+    except Exception as error:  # a broken pickle may raise anything
+        raise ValueError(
+            f"{path}: found a pickle that is not read ({type(error).__name__}: {error}), "
+            "expected a dict of sets of text only"
         ) from error

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -55,6 +56,7 @@ LIBRARIES = {"0": "pbmc8k", "1": "pbmc4k"}
 FOLDER = PurePosixPath("filtered_gene_bc_matrices/GRCh38")
 MEMBERS = ("matrix.mtx", "genes.tsv", "barcodes.tsv")
 DROPPED_SUFFIX = "-11"
+MAX_BYTES = 2_000_000_000  # that an archive may unpack to; the larger one of 10x is a tenth of it
 
 
 @dataclass(frozen=True)
@@ -117,17 +119,25 @@ def read_library(path: Path) -> Library:
     """
     parts: dict[str, bytes] = {}
     found: list[str] = []
+    size = 0
     try:
         with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
+            for member in archive:  # links and folders are passed over, and names are compared as they are
                 if not member.isfile():
                     continue
+                size += member.size  # before anything is read: a small archive can claim to unpack to much
+                if size > MAX_BYTES:
+                    raise ValueError(
+                        f"{path}: found members of {size} bytes and more, expected at most {MAX_BYTES}"
+                    )
                 place = PurePosixPath(member.name)
                 found.append(str(place))
                 if place.parent == FOLDER and place.name in MEMBERS:
+                    if place.name in parts:
+                        raise ValueError(f"{path}: found member {place} twice, expected it once")
                     stream = archive.extractfile(member)
                     parts[place.name] = stream.read() if stream is not None else b""
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
         raise ValueError(f"{path}: found no readable tar.gz ({error}), expected one") from error
     missing = [str(FOLDER / name) for name in MEMBERS if name not in parts]
     if missing:
@@ -140,8 +150,9 @@ def read_library(path: Path) -> Library:
         table = pd.read_csv(
             io.BytesIO(parts["genes.tsv"]), sep="\t", header=None, dtype=str, keep_default_na=False
         )
-    except ValueError as error:
-        raise ValueError(f"{path}: found a broken member ({error}), expected 10x files") from error
+    except (ValueError, MemoryError, OverflowError) as error:  # a header may claim any number of values
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path}: found a broken member ({reason}), expected 10x files") from error
     if table.shape[1] != 2:
         raise ValueError(f"{path}: member genes.tsv: found {table.shape[1]} columns, expected id and symbol")
     barcodes = pd.Index(parts["barcodes.tsv"].decode().split())

@@ -5,6 +5,7 @@ import shlex
 
 from snakemake.exceptions import WorkflowError
 
+from workflow.addresses import addresses
 from workflow.declarations import DeclarationError, load_plan
 from workflow.tasks import NAMES as TASKS
 
@@ -65,7 +66,7 @@ def sources_of(wildcards):
 def local_files(wildcards):
     """Local files of a dataset that are there: editing one fetches the dataset again."""
     sources = PLAN.datasets[wildcards.dataset]["sources"].values()
-    urls = [u if isinstance(u, str) else u["url"] for s in sources for u in s["urls"]]
+    urls = [address.url for source in sources for address in addresses(source)]
     paths = [
         ROOT / url.removeprefix("file:") for url in urls if url.startswith("file:")
     ]

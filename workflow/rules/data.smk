@@ -26,7 +26,7 @@ rule tidy:
         code=[
             ROOT / "workflow/steps/tidy.py",
             ROOT / "workflow/tidy.py",
-            ROOT / "workflow/recipes/_common.py",
+            *sorted((ROOT / "workflow/recipes").glob("_*.py")),
         ],
         recipe=recipe_file,
     output:

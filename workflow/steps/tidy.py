@@ -84,7 +84,9 @@ def write(data: ad.AnnData | mudata.MuData, path: Path) -> None:
 
 def read(path: Path) -> ad.AnnData | mudata.MuData:
     """Read what :func:`write` wrote."""
-    return mudata.read_h5mu(path) if path.suffix == ".h5mu" else ad.read_h5ad(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a gene and its protein may share a name
+        return mudata.read_h5mu(path) if path.suffix == ".h5mu" else ad.read_h5ad(path)
 
 
 def main() -> int:

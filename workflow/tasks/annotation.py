@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from workflow.splits import batch_split, stratified_split
+from workflow.splits import batch_split, given_split, stratified_split
 from workflow.tasks.genes import mark_highly_variable
 
 HEADLINE = [
@@ -34,9 +34,9 @@ def make_io(adata: ad.AnnData, settings: dict) -> tuple[ad.AnnData, ad.AnnData, 
     Returns
     -------
     input
-        Log-normalised X, ``layers["counts"]``, ``obs["split"]`` (reference or query), ``obs["label"]``
-        (missing for every query cell; its categories are those of the reference alone),
-        ``obs["batch"]`` where the data has one, ``var["highly_variable"]`` chosen on the reference.
+        Log-normalised X, ``layers["counts"]`` where the data has counts, ``obs["split"]`` (reference or
+        query), ``obs["label"]`` (missing for every query cell; its categories are those of the reference
+        alone), ``obs["batch"]`` where the data has one, ``var["highly_variable"]`` chosen on the reference.
     solution
         The query cells with ``obs["label"]``; no genes.
     facts
@@ -45,12 +45,15 @@ def make_io(adata: ad.AnnData, settings: dict) -> tuple[ad.AnnData, ad.AnnData, 
     Raises
     ------
     ValueError
-        If a side of the split is empty, or a batch named in the split does not exist.
+        If a side of the split is empty, a batch named in the split does not exist, the data came without
+        the split that is asked for, or genes cannot be chosen.
     """
     split = dict(settings["split"])
     kind = split.pop("kind")
     if kind == "stratified":
         query = stratified_split(adata.obs["label"].to_numpy(dtype=str), **split)
+    elif kind == "given":
+        query = given_split(adata.obs)
     else:
         query = batch_split(adata.obs, **split)
     if query.all() or not query.any():

@@ -21,7 +21,8 @@ def mark_highly_variable(
     Parameters
     ----------
     adata
-        ``layers["counts"]`` holds raw counts; changed in place.
+        ``layers["counts"]`` holds raw counts, which are needed unless all genes are marked; changed in
+        place.
     n_top
         Number of genes. All genes are marked when there are not more than that.
     batch_key
@@ -38,7 +39,7 @@ def mark_highly_variable(
     Raises
     ------
     ValueError
-        If no span works.
+        If genes are to be chosen and there are no counts, or no span works.
     """
     import scanpy as sc  # slow to import, and scoring, which imports this module, has no use for it
 
@@ -46,6 +47,11 @@ def mark_highly_variable(
     if n_top >= adata.n_vars:
         adata.var["highly_variable"] = True
         return {"flavor": "all genes", "n_top": adata.n_vars, "scope": scope}
+    if "counts" not in adata.layers:
+        raise ValueError(
+            f"n_top_genes is {n_top} of {adata.n_vars} genes, but seurat_v3 ranks genes by raw counts and "
+            f"this dataset has none; expected n_top_genes of {adata.n_vars} or more, which marks all"
+        )
     seen = adata if cells is None else adata[cells].copy()
     failure = ""
     for span in SPANS:

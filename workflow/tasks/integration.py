@@ -32,7 +32,8 @@ def make_io(adata: ad.AnnData, settings: dict) -> tuple[ad.AnnData, ad.AnnData, 
     Returns
     -------
     input
-        Log-normalised X, ``layers["counts"]``, ``obs["batch"]``, ``var["highly_variable"]``. No label.
+        Log-normalised X, ``layers["counts"]`` where the data has counts, ``obs["batch"]``,
+        ``var["highly_variable"]``. No label.
     solution
         ``obs["batch"]`` and ``obs["label"]``; no genes.
     facts
@@ -41,7 +42,7 @@ def make_io(adata: ad.AnnData, settings: dict) -> tuple[ad.AnnData, ad.AnnData, 
     Raises
     ------
     ValueError
-        If there is no batch column or only one batch.
+        If there is no batch column or only one batch, or genes cannot be chosen.
     """
     if "batch" not in adata.obs:
         raise ValueError(
