@@ -161,8 +161,8 @@ class Census:
                 table = next(tables, None)
                 if table is None:
                     return
-                columns_of = {name: table.column(name).to_pandas().to_numpy() for name in columns}
-            yield columns_of
+            for some in table.to_batches(1_000_000):  # text as objects is large
+                yield {name: some.column(name).to_pandas().to_numpy() for name in columns}
 
     def counts(self, joinids: np.ndarray) -> sparse.csr_matrix:
         with self._reading("has no readable counts"):
@@ -199,10 +199,8 @@ def group(
     groups[normal] = GROUPS.index("others")
     for number, name in enumerate(TISSUES):
         groups[normal & (tissue == name)] = number
-    if diseases:
-        groups[np.isin(disease.astype(str), [d for d in diseases if d != "normal"])] = GROUPS.index(
-            "pan-cancer"
-        )
+    for name in set(diseases) - {"normal"}:
+        groups[disease == name] = GROUPS.index("pan-cancer")
     groups[cells["suspension_type"] == "na"] = -1
     if primary_only:
         groups[~cells["is_primary_data"].astype(bool)] = -1
@@ -262,7 +260,9 @@ def report(
     lines = [f"census {about['release']}, built {about.get('built') or 'on an unknown date'}: human cells"]
     width = max(map(len, readings)) + 2
     lines.append(f"{'tissue':<12}{'paper':>12}" + "".join(f"{name:>{width}}" for name in readings))
-    for tissue, row in {**table, "these ten": ten, "all tissues": every}.items():
+    others = [sum(n for tissue, n in r.items() if tissue not in TISSUES) for r in readings.values()]
+    rows = {**table, "these ten": ten, "all tissues": every, "others": others}
+    for tissue, row in rows.items():
         said = f"{paper[tissue]:,.0f}" if tissue in paper else ""
         lines.append(f"{tissue:<12}{said:>12}" + "".join(f"{n:>{width},}" for n in row))
     sums = {
@@ -283,6 +283,9 @@ def report(
         f"figure's organs one by one: closest is {closest}, off by a factor of {factors[closest]:.2f} "
         "(geometric mean)"
     )
+    lines.append(f"others: all tissues but {', '.join(TISSUES)}, the groups of the released code")
+    sizes = (f"{name} {n * BYTES_PER_CELL / 1e9:,.0f} GB" for name, n in zip(readings, every, strict=True))
+    lines.append(f"as shards about {BYTES_PER_CELL / 1e3} kB per cell: {'; '.join(sizes)}")
     if known := RELEASES.get(about["release"]):
         same = known == (readings["all"].total(), readings["all, primary"].total())
         lines.append(
@@ -441,7 +444,8 @@ def _write_partition(
 def _check_room(folder: Path, partitions: Sequence[Mapping[str, Any]], next_cells: int) -> None:
     """Refuse to begin what the disk has no room for."""
     done = [p for p in partitions if "files" in p]
-    cells, left = (sum(p["cells"] for p in some) for some in (done, [p for p in partitions if p not in done]))
+    cells = sum(p["cells"] for p in done)
+    left = sum(p["cells"] for p in partitions) - cells
     written = sum(file["bytes"] for p in done for file in p["files"].values())
     each = written / cells if cells else BYTES_PER_CELL
     needed = each * (left + 4 * next_cells)  # a partition is first written without packing

@@ -163,7 +163,8 @@ def write_shard(
     columns: dict[str, np.ndarray] = {}
     for name, column in obs.items():
         if column.dtype.kind in "OSU":
-            categories, columns[name] = np.unique(column.astype(str), return_inverse=True)
+            categories, codes = np.unique(column.astype(str), return_inverse=True)
+            columns[name] = codes.astype(np.min_scalar_type(len(categories)))
             columns[f"{name} categories"] = categories
         else:
             columns[name] = column
@@ -269,6 +270,8 @@ class Shards:
         Release, filters, partitions, files, versions.
     gene_ids, symbols
         ``(genes,)`` lists of text, Ensembl identifiers and symbols.
+    bounds
+        ``(shards + 1,)`` int64: number of each shard's first cell, and of all cells.
 
     Raises
     ------

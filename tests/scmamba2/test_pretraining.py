@@ -149,6 +149,10 @@ def test_report_says_which_reading_is_closest(source, caplog):
     assert "one by one: closest is all, primary, off by a factor of 1.00" in text
     line = next(line.split() for line in text.splitlines() if line.startswith("brain"))
     assert line[1:4] == ["21,500,000", "22,500,000", "21,500,000"]
+    others = next(line.split() for line in text.splitlines() if line.startswith("others "))
+    seven = sum(int(FIGURE[t]) + 1_000_000 for t in census.TISSUES)
+    assert others[1] == f"{77_000_000 - seven:,}"
+    assert "all, primary 302 GB" in text
     assert "no such disease" in caplog.text and "cold" not in caplog.text.replace("no such", "")
     source.describe = lambda: {"release": "2024-07-01", "built": "2024-05-20"}
     assert "documented: 74,322,510 cells, 44,265,932 of them primary: NOT as counted" in report(source, cells)
@@ -290,6 +294,15 @@ def test_whole_download_is_left_alone(source, folder):
     source.counts = None  # not to be called
     download(source, folder, partition_cells=20, min_per_10k=0)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.np?")} == before
+
+
+def test_partition_that_the_manifest_was_never_told_of(source, folder):
+    manifest, before = shards.read_manifest(folder), hashes(folder)
+    for key in ("files", "values", "genes_kept"):
+        del manifest["partitions"][2][key]
+    write_manifest(folder, manifest)
+    download(source, folder, partition_cells=20, min_per_10k=0)
+    assert hashes(folder) == before and len(Shards(folder, verify=True))
 
 
 def test_lost_connection(source, folder, tmp_path):

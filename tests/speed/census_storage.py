@@ -461,7 +461,7 @@ def work(name: str, what: str, folder: Path, seconds: float) -> dict:
         "rate": rate,
         "peak": status("VmHWM"),
         "private": status("RssAnon"),
-        "mixing": np.mean(mixing or 0),
+        "mixing": np.mean(mixing) if mixing else np.nan,
     }
 
 
@@ -531,7 +531,8 @@ def main() -> None:
         last, written = found["warm blocks"], found["write"]["write_s"]
         row = [len(plain) / written, found["bytes"] / len(plain.genes), *(found[k]["rate"] for k in kinds)]
         row += [last["peak"], last["private"], last["mixing"] / random]
-        print(f"{name:<22}", *(f"{x:>11,.2f}" if x < 10 else f"{x:>11,.0f}" for x in row))
+        shown = ["-" if np.isnan(x) else f"{x:,.2f}" if x < 10 else f"{x:,.0f}" for x in row]
+        print(f"{name:<22}", *(f"{x:>11}" for x in shown))
 
 
 if __name__ == "__main__":
