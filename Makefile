@@ -1,4 +1,4 @@
-# make demo | test | lint | report | retry | clean | help. Needs Python 3.11 and make, nothing else.
+# make demo | test | lint | report | data | catalogue | retry | clean | help. Needs Python 3.11 and make, nothing else.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ DEMO := results/demo
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile workflow/profiles/demo
 
-.PHONY: help demo report test lint format retry clean
+.PHONY: help demo report data catalogue test lint format retry clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,13 @@ report: $(READY)  ## write the report of the demonstration again
 	  || { cat $(DEMO)/logs/report.log; exit 1; }
 	@$(VENV)/bin/python -m zipfile -e $(DEMO)/report.zip $(DEMO)
 	@echo "report   $(DEMO)/report/report.html"
+
+data: $(READY)  ## say which data are here and what the rest needs; DATASETS="ms norman" asks for these only
+	$(RUN) python -m workflow.steps.inventory $(DATASETS)
+
+catalogue: $(READY)  ## write the catalogue of datasets into results/README.md again
+	sed -i '/^<!-- catalogue/q' results/README.md
+	$(RUN) python -m workflow.steps.inventory --markdown >> results/README.md
 
 test: $(READY)  ## run all tests
 	$(RUN) python -m pytest

@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from workflow.addresses import check_places
+from workflow.fetching.addresses import check_places
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / "workflow"

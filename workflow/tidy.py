@@ -9,11 +9,8 @@ from typing import Any
 import anndata as ad
 import mudata
 import numpy as np
-import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
-
-from workflow.declarations import closest
 
 #: Columns of obs with a meaning for the suite; a recipe may add others under their own names.
 COLUMNS = ("label", "batch", "split", "condition", "modality")
@@ -37,56 +34,6 @@ def read_h5ad(path: str | Path) -> ad.AnnData:
     except Exception as error:  # h5py and anndata raise many kinds
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not a readable h5ad file ({reason})") from error
-
-
-def from_columns(path: str | Path, columns: dict[str, str]) -> ad.AnnData:
-    """Make an AnnData tidy that needs no recipe: name its columns, find its counts.
-
-    Of ``var`` only ``gene_id`` is kept, and of ``obs`` only what is declared.
-
-    Parameters
-    ----------
-    path
-        An h5ad file.
-    columns
-        ``{"label": column, "batch": column}`` of ``obs``; ``batch`` is optional.
-
-    Raises
-    ------
-    DataError
-        If a column is missing or empty for a cell, or what should be counts is not.
-    """
-    adata = read_h5ad(path)
-    for name, column in columns.items():
-        if column not in adata.obs:
-            raise DataError(
-                f"{path}: obs column {column!r} (for {name!r}) is missing{closest(column, adata.obs.columns)}"
-            )
-        # text made of a missing value would stand for a cell type or a batch of that name
-        missing = adata.obs[column].isna() | adata.obs[column].astype(str).isin(["", "nan"])
-        if missing.any():
-            first = ", ".join(adata.obs_names[missing][:3])
-            raise DataError(
-                f"{path}: obs column {column!r} (for {name!r}) is missing for {missing.sum()} of "
-                f"{adata.n_obs} cells, first {first}; expected a value for every cell"
-            )
-    place = "layers['counts']" if "counts" in adata.layers else "X (there is no layers['counts'])"
-    matrix = adata.layers["counts"] if "counts" in adata.layers else adata.X
-    if matrix is None:
-        raise DataError(f"{path}: neither layers['counts'] nor X is there; expected raw counts in one")
-    counts = sp.csr_matrix(matrix)
-    check_counts(counts, f"{path}: {place}")
-    counts = counts.astype(np.float32)
-    obs = pd.DataFrame(
-        {name: pd.Categorical(adata.obs[column].astype(str)) for name, column in columns.items()},
-        index=adata.obs_names,
-    )
-    var = pd.DataFrame(index=adata.var_names)
-    if "gene_id" in adata.var:  # an id that is not known is empty, not "nan"
-        var["gene_id"] = (
-            adata.var["gene_id"].astype(object).where(adata.var["gene_id"].notna(), "").astype(str)
-        )
-    return ad.AnnData(obs=obs, var=var, layers={"counts": counts})
 
 
 def row_blocks(matrix: Any) -> Iterator[sp.csr_matrix]:

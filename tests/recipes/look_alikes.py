@@ -5,6 +5,7 @@ What is known of the real files is here; their numbers are not: every value is d
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import anndata as ad
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from scipy.io import mmwrite
 
 MS_LABEL = "Factor Value[inferred cell type - authors labels]"
 MS_BATCH = "Sample Characteristic[individual]"
@@ -243,3 +245,107 @@ def write_immune_human(folder: Path) -> Path:
         for name in list(file["layers/counts"].attrs):
             del file["layers/counts"].attrs[name]
     return path
+
+
+def write_mtx(path: Path, counts: np.ndarray, field: str = "integer") -> Path:
+    """MatrixMarket, genes x cells."""
+    with open(path, "wb") as file:
+        mmwrite(file, sp.coo_matrix(counts.T), field=field)
+    return path
+
+
+def write_threeca(folder: Path) -> dict[str, Path]:
+    """Exp_data_UMIcounts.mtx, Genes.txt and Cells.csv of 3CA: genes x cells, some cells without a type."""
+    counts, label = draw(30, 20, ["Malignant", "T_cell", ""], seed=0)
+    genes = [*symbols(18), "NA", "GENE3"]
+    (folder / "Genes.txt").write_text("".join(f'"{gene}"\n' for gene in genes))
+    table = pd.DataFrame(
+        {
+            "cell_name": [f"AAAC{i}_LUNG_T06" for i in range(30)],
+            "sample": [f"P00{i % 4}" for i in range(30)],
+            "source": "tLung",
+            "cell_type": label,
+            "subclone": "",
+            "complexity": (counts > 0).sum(1),
+        }
+    )
+    table.to_csv(folder / "Cells.csv", index=False)
+    files = {"genes": folder / "Genes.txt", "cells": folder / "Cells.csv"}
+    return files | {"matrix": write_mtx(folder / "Exp_data_UMIcounts.mtx", counts)}
+
+
+def write_gxa(folder: Path) -> dict[str, Path]:
+    """Raw counts and design of the Single Cell Expression Atlas, and HGNC's symbols.
+
+    Three types that scGPT leaves out, and cells without a type, follow three that stay; three counts are
+    fractions.
+    """
+    types = ["phagocyte", "SST-expressing interneuron", "astrocyte"]
+    types += ["B cell", "T cell", "oligodendrocyte B", "none"]
+    counts, label = draw(42, 20, types, seed=1)
+    label[label == "none"] = None
+    counts = counts.astype(float)
+    counts[1, 2], counts[8, 5], counts[7, 9] = 1.4, 2.6, 0.4
+    cells = np.array([f"SAMEA100-{i:016}" for i in range(42)])
+    design = pd.DataFrame(
+        {
+            "Assay": cells,
+            "Sample Characteristic[organism]": "Homo sapiens",
+            MS_BATCH: [f"C{i % 4}" for i in range(42)],
+            "Factor Value[disease]": np.where(np.arange(42) % 4 < 2, "normal", "multiple sclerosis"),
+            MS_LABEL: label,
+        }
+    )
+    more = design.iloc[:1].assign(Assay="SAMEA100-filtered")  # the design also has cells that were filtered
+    pd.concat([more, design.iloc[::-1]]).to_csv(folder / "design.tsv", sep="\t", index=False)
+    ids = ensembl(20)
+    (folder / "rows").write_text("".join(f"{i}\t{i}\n" for i in ids))
+    (folder / "cols").write_text("".join(f"{cell}\n" for cell in cells))
+    (folder / "hgnc.txt").write_text(
+        "hgnc_id\tsymbol\tensembl_gene_id\n"
+        + "".join(f"HGNC:{i}\tGENE{i}\t{ids[i]}\n" for i in range(18))
+        + "HGNC:98\tNOID\t\nHGNC:99\tAGAIN\tENSG00000000003\n"
+    )
+    files = {name: folder / name for name in ("rows", "cols")}
+    files |= {"design": folder / "design.tsv", "symbols": folder / "hgnc.txt"}
+    return files | {"matrix": write_mtx(folder / "counts.mtx", counts, field="real")}
+
+
+CANCERS = ("ucec", "paad", "thca", "lym", "kidney", "mye", "ov_ftc", "esca")
+
+
+def write_geo_myeloid(folder: Path, cancers: tuple[str, ...] = CANCERS) -> dict[str, Path]:
+    """Expression and metadata of the cancers of GSE154763.
+
+    Each has genes of its own and numbers its types in its own way.
+    """
+    files = {}
+    for seed, name in enumerate(cancers):
+        n = 9 + 3 * seed
+        counts, label = draw(n, 20, ["Mono_CD14", "Macro_SPP1", "cDC2_CD1C"], seed=seed)
+        cells = [f"AAAC{i}-1-{i % 2}" for i in range(n)]
+        genes = [g for g in symbols(20) if g != f"GENE{seed + 4}"]
+        shown = pd.DataFrame(log_normalise(counts, 20), columns=symbols(20))[genes]
+        shown.index = pd.Index(cells, name="index")
+        metadata = pd.DataFrame(
+            {
+                "percent_mito": 0.05,
+                "n_counts": counts.sum(1),
+                "batch": 1,
+                "library_id": f"{name}-T",
+                "cancer": name.upper(),
+                "patient": [f"{name.upper()}.P{i % 2}" for i in range(n)],
+                "tissue": ["T" if i % 3 else "N" for i in range(n)],
+                "n_genes": (counts > 0).sum(1),
+                "MajorCluster": [f"M{seed + 7:02}_{t}" for t in label],
+                "source": "ZhangLab",
+                "tech": "10X5",
+                "UMAP1": 0.0,
+                "UMAP2": 0.0,
+            },
+            index=pd.Index(cells, name="index"),
+        )
+        for kind, table in (("expression", shown), ("metadata", metadata.iloc[::-1])):
+            files[f"{name}_{kind}"] = folder / f"{name}_{kind}"  # compressed whatever its name
+            files[f"{name}_{kind}"].write_bytes(gzip.compress(table.to_csv().encode()))
+    return files

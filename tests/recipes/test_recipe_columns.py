@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 
 from workflow.recipes import columns
-from workflow.tidy import DataError, check_tidy
+from workflow.tidy import check_tidy
 
 LUNG_KIM = {
     "obs": {"label": "cell_type", "batch": "sample"},
@@ -51,7 +51,7 @@ def test_lung_kim(tmp_path: Path, assert_tidy) -> None:
     assert list(adata.obs_names) == list(real.obs_names)
     assert list(adata.obs["label"]) == list(real.obs["cell_type"])
     assert (adata.layers["counts"] != real.X).nnz == 0
-    with pytest.raises(DataError, match=r"'cell_type' \(for 'label'\) is missing for 4 of 56 cells"):
+    with pytest.raises(ValueError, match=r"'cell_type' \(for 'label'\) is missing for 4 of 56 cells"):
         load(path, LUNG_KIM | {"options": {}})
 
 
@@ -94,11 +94,11 @@ def test_immune_human_without_the_batch_that_has_no_counts(tmp_path: Path, asser
     assert_tidy(adata, obs=["label", "batch"])
     assert adata.n_obs == 40 and set(adata.obs["batch"]) == {"10X", "Sun_sample1_CS"}
     assert adata.uns["recipe"]["dropped_cells"] == 20
-    with pytest.raises(DataError, match=r"layers\['counts'\] has \d+\.\d% non-integer values, first"):
+    with pytest.raises(ValueError, match=r"layers\['counts'\] has \d+\.\d% non-integer values, first"):
         load(path, IMMUNE | {"options": {}})
     wrong = {"options": {"drop_cells": {"batch": ["Vilani"]}}}
     with pytest.raises(
-        DataError, match=r"'batch' has no 'Vilani' \(options.drop_cells\); did you mean 'Villani'"
+        ValueError, match=r"'batch' has no 'Vilani' \(options.drop_cells\); did you mean 'Villani'"
     ):
         load(path, IMMUNE | wrong)
 
@@ -130,7 +130,7 @@ def test_each_place_of_counts(tmp_path: Path) -> None:
         tidy = load(path, {"obs": {"label": "type"}, "options": {"counts_from": place} if place else {}})
         assert (tidy.layers["counts"].toarray() == counts[:, :n_genes] + more).all(), place
         assert tidy.var_names[0].startswith("raw ") == (place == "raw")
-    with pytest.raises(DataError, match="layers/UMI is missing, found X, layers/counts, layers/umi, raw;"):
+    with pytest.raises(ValueError, match="layers/UMI is missing, found X, layers/counts, layers/umi, raw;"):
         load(path, {"obs": {"label": "type"}, "options": {"counts_from": "layers/UMI"}})
 
 
@@ -138,14 +138,22 @@ def test_a_split_of_the_file(tmp_path: Path) -> None:
     path = look_alikes.write_lung_kim(tmp_path)
     entry = {"obs": {"label": "cell_type", "split": "source"}, "options": LUNG_KIM["options"]}
     with pytest.raises(
-        DataError, match=r"'source' \(for 'split'\) has tL/B, tLung; expected reference and query"
+        ValueError, match=r"'source' \(for 'split'\) has tL/B, tLung; expected reference and query"
     ):
         load(path, entry)
     adata = load(path, entry | {"options": {"unlabelled": "drop", "reference": ["tLung"]}})
     real = ad.read_h5ad(path).obs["source"][4:]
     assert list(adata.obs["split"]) == ["reference" if source == "tLung" else "query" for source in real]
-    with pytest.raises(DataError, match="'source' .* has no 'tlung'; did you mean 'tLung'"):
+    with pytest.raises(ValueError, match="'source' .* has no 'tlung'; did you mean 'tLung'"):
         load(path, entry | {"options": {"unlabelled": "drop", "reference": ["tlung"]}})
+
+
+def test_values_of_options_may_be_numbers(tmp_path: Path) -> None:
+    path = look_alikes.write_myeloid(tmp_path)["reference"]  # its batches are 0, 1 and 2
+    entry = {"obs": {"label": "cell_type", "split": "batch"}, "values": "lognorm"}
+    adata = load(path, entry | {"options": {"drop_cells": {"batch": [1]}, "reference": [2]}})
+    batch = ad.read_h5ad(path).obs["batch"]
+    assert list(adata.obs["split"]) == ["reference" if b == 2 else "query" for b in batch[batch != 1]]
 
 
 def test_missing_symbols_and_ids(tmp_path: Path) -> None:
@@ -159,7 +167,7 @@ def test_missing_symbols_and_ids(tmp_path: Path) -> None:
     tidy = load(tmp_path / "x.h5ad", entry)
     assert list(tidy.var_names) == ["A", "ENSG00000000001", "B", "A-1"]
     assert list(tidy.var["gene_id"]) == look_alikes.ensembl(4)
-    with pytest.raises(DataError, match=r"var column 'nam' \(for 'symbol'\) is missing; did you mean 'name'"):
+    with pytest.raises(ValueError, match=r"var column 'nam' \(for 'symbol'\) is missing; did you mean 'name"):
         load(tmp_path / "x.h5ad", entry | {"var": {"symbol": "nam"}})
 
 
@@ -182,7 +190,7 @@ def test_wrong_log_normalised_values_are_refused(tmp_path: Path, name: str) -> N
     adata = ad.read_h5ad(path)
     adata.X = change(adata.X.toarray())
     adata.write_h5ad(path)
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         load(path, COVID)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -205,13 +213,13 @@ def test_wrong_log_normalised_values_are_refused(tmp_path: Path, name: str) -> N
     ],
 )
 def test_a_wrong_declaration_is_named(tmp_path: Path, changed: dict, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ValueError, match=message):
         load(look_alikes.write_covid(tmp_path), COVID | changed)
 
 
 def test_more_than_one_file_is_refused(tmp_path: Path) -> None:
     path = look_alikes.write_covid(tmp_path)
-    with pytest.raises(DataError, match="sources: found a, b; expected one h5ad file"):
+    with pytest.raises(ValueError, match="sources: found a, b; expected one h5ad file"):
         columns.load({"a": path, "b": path}, COVID)
 
 

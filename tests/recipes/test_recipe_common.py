@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from workflow.declarations import WORKFLOW, load_yaml
 from workflow.recipes import _common
 
 RECIPES = ("pbmc_cite", "pbmc68k", "pbmc10k", "pbmc10k_mini")
-ALL = sorted(path.stem for path in Path(_common.__file__).parent.glob("[!_]*.py"))
+DECLARED = {entry.get("recipe", "columns") for entry in load_yaml(WORKFLOW / "datasets.yaml").values()}
+ALL = sorted({*RECIPES, *DECLARED, "reference_query", "gxa", "threeca", "geo_myeloid"})
 
 
 @pytest.mark.parametrize("name", ALL)

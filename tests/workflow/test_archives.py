@@ -12,9 +12,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from workflow import archives, downloads
-from workflow.archives import ArchiveError, DamagedArchive, extract
-from workflow.downloads import DiskFull
+from workflow.fetching import archives, verification
+from workflow.fetching.archives import ArchiveError, DamagedArchive, extract
+from workflow.fetching.verification import DiskFull
 
 #: Synthetic bytes that do not compress.
 CONTENT = np.random.default_rng(1).bytes(100_000)
@@ -53,9 +53,10 @@ def take(tmp_path):
         path = folder / "member"
         try:
             extract(archive, member, path, **more)
-            return path.read_bytes()
+            content = path.read_bytes()
+            path.unlink()
+            return content
         finally:
-            path.unlink(missing_ok=True)
             left = [p for p in tmp_path.rglob("*") if p not in (archive, folder, folder.parent)]
             assert left == [], "something was left, or went where no one asked for it"
 
@@ -227,7 +228,7 @@ def test_a_method_of_packing_that_python_does_not_know(take):
 
 
 def test_there_must_be_room(take, monkeypatch):
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda folder: FreeFive)
+    monkeypatch.setattr(verification.shutil, "disk_usage", lambda folder: FreeFive)
     with pytest.raises(DiskFull, match="needs 100.0 kB more"):
         take(make_zip({"m": CONTENT}), "m")
 

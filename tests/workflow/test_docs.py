@@ -10,6 +10,7 @@ from support import ROOT
 
 from workflow.declarations import WORKFLOW, check, load_plan, load_yaml
 from workflow.present import VERDICT_SIGNS
+from workflow.steps.inventory import document
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "baselines/README.md", "results/README.md"]
 TEXT = {name: (ROOT / name).read_text() for name in DOCUMENTS}
@@ -68,3 +69,10 @@ def test_the_schema_of_methods_covers_the_readmes_example():
     entry = yaml.safe_load(example)
     check(entry, "methods", "the example")  # raises where a key is unknown or missing
     assert list(entry) == ["mine"]
+
+
+def test_the_catalogue_of_datasets_is_what_the_declarations_say():
+    """If not: make catalogue."""
+    declared = load_yaml(WORKFLOW / "datasets.yaml", "datasets")
+    written = TEXT["results/README.md"].partition("workflow/datasets.yaml -->\n")[2]
+    assert written == "\n".join(document(declared)) + "\n"

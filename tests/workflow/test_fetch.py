@@ -18,9 +18,9 @@ import pytest
 from loopback import CONTENT, MD5, SHA, cut, file, in_turn, page, redirect_all, serving
 from support import ROOT, entry
 
-from workflow import downloads, hosts, lockfile
-from workflow.addresses import addresses, check_places, file_name
-from workflow.downloads import FetchError
+from workflow.fetching import downloads, hosts, lockfile, verification
+from workflow.fetching.addresses import addresses, check_places, file_name
+from workflow.fetching.verification import FetchError
 from workflow.steps import fetch as step
 from workflow.steps.fetch import Fetcher, fetch, locate
 
@@ -29,7 +29,8 @@ GOOD = SHA.removeprefix("sha256:")
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving() as server:
         yield server
 
@@ -120,10 +121,20 @@ def test_a_host_says_how_long_to_wait(server, fetcher, monkeypatch):
     assert "asks to wait 86400 s" in message and slept == []
 
 
-@pytest.mark.parametrize("content_type", ["text/html; charset=utf-8", "application/zip"])
-def test_a_page_is_no_archive(server, fetcher, content_type):
-    message = refused(fetcher, server.url("/cells.zip", page(200, HTML, Content_Type=content_type)))
+@pytest.mark.parametrize("name", ["cells.zip", "genes.csv"])
+@pytest.mark.parametrize(
+    ("start", "content_type"),
+    [(b"", "application/zip"), (b"\n", "text/html"), (b"<!-- a remark -->", "text/html; charset=utf-8")],
+)
+def test_a_page_is_no_file(server, fetcher, name, start, content_type):
+    message = refused(fetcher, server.url(f"/{name}", page(200, start + HTML, Content_Type=content_type)))
     assert "found a web page titled 'Are you a robot?' instead of the file" in message
+    assert len(server.asked) == 1 and files(fetcher) == []
+
+
+def test_a_page_is_refused_at_its_first_bytes(server, fetcher):
+    """Not after as many bytes as the file should have."""
+    assert "found a web page" in refused(fetcher, server.url("/cells.bin", cut(HTML + CONTENT)))
     assert len(server.asked) == 1 and files(fetcher) == []
 
 
@@ -134,7 +145,7 @@ def test_a_page_is_no_archive(server, fetcher, content_type):
 def test_a_file_must_begin_as_its_ending_says(server, fetcher, name, kind):
     assert f"found no {kind} file" in refused(fetcher, server.url(f"/{name}", file()))
     assert files(fetcher) == []
-    beginning, _ = downloads.BEGINNINGS[kind]
+    beginning, _ = verification.BEGINNINGS[kind]
     get(fetcher, server.url(f"/{name}", file(beginning + CONTENT)))
 
 
@@ -263,7 +274,7 @@ def test_nothing_is_left_to_send(server, fetcher, extra):
     part.write_bytes(CONTENT + b"x" * extra)
     note = {"url": url, "validator": '"1"', "bytes": None}
     part.with_name("cells.bin.part.json").write_text(json.dumps(note))
-    assert get(fetcher, url, hash=SHA)["sha256"] == GOOD
+    assert get(fetcher, url)["sha256"] == GOOD
     assert server.sent["/cells.bin"] == (len(CONTENT) if extra else 0)
     assert files(fetcher) == ["set/cells.bin"]
 
@@ -273,7 +284,8 @@ def test_another_range_than_was_asked_for_is_not_taken(server, fetcher):
         body = CONTENT[100:]
         handler.reply(206, body, Content_Range=f"bytes 100-{len(CONTENT) - 1}/{len(CONTENT)}", ETag='"1"')
 
-    get(fetcher, server.url("/cells.bin", in_turn(cut(), shifted, file())), hash=SHA)
+    record = get(fetcher, server.url("/cells.bin", in_turn(cut(), shifted, file())))
+    assert record["sha256"] == GOOD  # though no checksum told
     assert [span is None for _, span in server.asked] == [True, False, True]
 
 
@@ -369,7 +381,7 @@ def test_an_unknown_checksum_is_recorded_once(server, fetcher):
     url = server.url("/cells.bin", file())
     assert get(fetcher, url)["hash"] == "recorded"
     line = fetcher.lock.read_text().splitlines()[-1]
-    assert line == f"set/cells.bin\t{GOOD}\t400000\t{downloads.day()}\t{url}"
+    assert line == f"set/cells.bin\t{GOOD}\t400000\t{verification.day()}\t{url}"
     before = fetcher.lock.read_text()
     assert get(fetcher, url)["hash"] == "locked"
     assert get(fetcher, url)["url"] == url
@@ -398,7 +410,7 @@ def test_a_file_that_differs_from_the_record(server, fetcher, here):
     if here:
         os.utime(place(fetcher, "set/cells.bin"), (1_750_000_000, 1_750_000_000))
     message = refused(fetcher, server.url("/cells.bin", file()))
-    today = "2025-06-15" if here else downloads.day()
+    today = "2025-06-15" if here else verification.day()
     assert f"sha256 is {GOOD} ({today}), expected {OLD} (recorded on 2025-01-31 from http://first" in message
     assert f"delete the line of set/cells.bin in {fetcher.lock}" in message
     assert path.exists() == here and files(fetcher) == (["set/cells.bin"] if here else [])
@@ -420,16 +432,38 @@ def test_a_checkout_that_cannot_be_written_to_costs_a_warning(server, fetcher, t
     assert "cannot be written (Read-only file system)" in capsys.readouterr().err
 
 
+def test_what_is_recorded_first_stays(fetcher, tmp_path):
+    for sha256 in ("1" * 64, "2" * 64):
+        lockfile.record("set/a", lockfile.Seen(sha256, 1, "d", "u"), tmp_path / "guard", fetcher.lock)
+    assert lockfile.read(fetcher.lock)["set/a"].sha256 == "1" * 64
+
+
 def test_many_processes_record_at_once(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from workflow.lockfile import *\n"
-        "for i in range(20): record(f'{sys.argv[1]}/{i}', Seen('0' * 64, 1, 'd', 'u'), "
+        "import sys; from pathlib import Path; from workflow.fetching.lockfile import *\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for i in range(60): record(f'{sys.argv[1]}/{i}', Seen('0' * 64, 1, 'd', 'u'), "
         "Path('guard/lock'), Path('datasets.lock'))"
     )
-    command = [sys.executable, "-c", script]
-    both = [subprocess.Popen([*command, name], cwd=tmp_path, env=environment()) for name in "ab"]
-    assert [process.wait(60) for process in both] == [0, 0]
-    assert len(lockfile.read(tmp_path / "datasets.lock")) == 40
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, name],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ab"
+    ]
+    assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in both:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(lockfile.read(tmp_path / "datasets.lock")) == 120
 
 
 # Processes.
@@ -508,7 +542,7 @@ def test_there_must_be_room(server, fetcher, monkeypatch):
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda folder: usage(2_000_000, 0, 100_000))
+    monkeypatch.setattr(verification.shutil, "disk_usage", lambda folder: usage(2_000_000, 0, 100_000))
     url = server.url("/cells.bin", file())
     for known in ({"bytes": len(CONTENT)}, {"about_mb": 0.4}, {}):  # declared, roughly, or as the host says
         message = refused(fetcher, url, **known)
@@ -574,7 +608,20 @@ def test_a_real_disk_that_becomes_full(server, fetcher):
 
 def test_a_folder_that_cannot_be_made(server, fetcher):
     fetcher.downloads.write_text("a file stands where the folder should be")
-    assert str(fetcher.downloads) in refused(fetcher, server.url("/cells.bin", file()))
+    message = refused(fetcher, server.url("/cells.bin", file()))
+    assert f"files cannot be made or locked in {fetcher.downloads} (" in message and server.asked == []
+
+
+def test_whatever_is_wrong_with_an_address_the_next_one_is_tried(server, fetcher, monkeypatch):
+    def broken(session, url):
+        if url.startswith("gdrive:"):
+            raise AttributeError("the page of the host\nlooks different today")
+        return downloads.Remote(url)
+
+    monkeypatch.setattr(hosts, "locate", broken)
+    assert get(fetcher, "gdrive:1abc", server.url("/a", file()), file="a.bin")["sha256"] == GOOD
+    message = refused(fetcher, "gdrive:1abc", file="b.bin")
+    assert "gdrive:1abc: AttributeError: the page of the host looks different today" in message
 
 
 # Archives.
@@ -675,10 +722,10 @@ def test_figshare(server, fetcher, monkeypatch):
     assert record["url"] == "figshare:21981011/demo_train.h5ad.txt"
     assert "page_size=1000" in server.paths[0]  # the listing stops at ten files otherwise
     message = refused(fetcher, "figshare:21981011/demo_test.h5ad")
-    assert "figshare article 21981011 holds no 'demo_test.h5ad', but 'demo_train.h5ad.txt'" in message
+    assert "figshare article 21981011 holds no 'demo_test.h5ad', but 'demo_train.h5ad.txt';" in message
 
     (fetcher.downloads / "set/demo_train.h5ad.txt").unlink()
-    listing[0] = listed | {"computed_md5": "0" * 32}
+    listing[0] = listed | {"computed_md5": "", "supplied_md5": "0" * 32}
     server.answers["/figshare/articles/21981011/files"] = answer()
     assert "(published by figshare)" in refused(fetcher, "figshare:21981011/demo_train.h5ad.txt")
     assert "lists 400000 bytes, expected 5" in refused(
@@ -866,6 +913,8 @@ def test_addresses_and_names():
     )
     assert (whole.hash, whole.member, whole.archive) == (MD5, None, None)
     assert (packed.hash, packed.bytes, packed.archive) == (None, 5, "1abc")
+    (own,) = addresses({"urls": [{"url": "https://x/a", "hash": MD5}], "hash": SHA, "bytes": 7})
+    assert (own.hash, own.bytes) == (MD5, 7)
     for url, name in {
         "https://x/a%20b.h5ad?v=1": "a b.h5ad",
         "gdrive:1abc/ms/c_data.h5ad": "c_data.h5ad",

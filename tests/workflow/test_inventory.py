@@ -11,10 +11,10 @@ import sys
 import pytest
 from support import ROOT
 
-from workflow import lockfile
 from workflow.declarations import WORKFLOW, load_yaml
-from workflow.lockfile import Seen
-from workflow.steps.inventory import STATES, _document, take_stock
+from workflow.fetching import lockfile, verification
+from workflow.fetching.lockfile import Seen
+from workflow.steps.inventory import STATES, document, take_stock
 
 CONTENT = b"0123456789"
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -81,6 +81,17 @@ def test_changed(stock, tmp_path):
     assert one.state == "changed" and "recorded on 2025-01-31" in one.problems[0]
 
 
+def test_files_are_read_only_on_demand(stock, monkeypatch):
+    def read(*_):
+        raise AssertionError("a file of many GB would be read")
+
+    monkeypatch.setattr(verification, "digests", read)
+    declared = {"a": source(hash=f"sha256:{SHA}")}
+    assert stock({"set/a.bin": CONTENT}, declared)[0].state == "present"
+    with pytest.raises(AssertionError):
+        stock({}, declared, verify=True)
+
+
 def test_an_archive_counts_once(stock):
     def member(name, **more):
         return {"urls": [{"url": "https://nowhere/all.zip", "member": name, "bytes": 1000}], **more}
@@ -127,7 +138,7 @@ def test_an_unknown_name(tmp_path):
 
 def test_the_catalogue_names_every_file_once_and_its_place():
     entries = load_yaml(WORKFLOW / "datasets.yaml", "datasets")
-    text = "\n".join(_document(entries))
+    text = "\n".join(document(entries))
     for name, entry in entries.items():
         section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
         for words in (entry["title"], entry["citation"], entry["licence"], entry.get("note", "")):
@@ -136,7 +147,7 @@ def test_the_catalogue_names_every_file_once_and_its_place():
             for url in each["urls"]:
                 assert (url if isinstance(url, str) else url["url"]) in section
     assert "`<downloads>/pbmc10k/pbmc8k_filtered_gene_bc_matrices.tar.gz`" in text
-    assert str(ROOT) not in text and text == "\n".join(_document(entries))
+    assert str(ROOT) not in text and text == "\n".join(document(entries))
 
 
 def test_the_catalogue_of_what_is_hard():
@@ -146,7 +157,7 @@ def test_the_catalogue_of_what_is_hard():
         "title": "A | B", "in_paper": "no", "tasks": {}, "licence": "not stated", "citation": "X",
         "sources": {"a": {"urls": urls, "optional": True, "about_mb": 7}},
     }  # fmt: skip
-    text = "\n".join(_document({"hard": hard}))
+    text = "\n".join(document({"hard": hard}))
     assert "| `<downloads>/hard/a|b.h5ad` (optional) | about 7.0 MB | recorded on first download |" in text
     assert (
         "`gdrive:1abc` (`<downloads>/archives/all.zip`, 5.0 MB, `md5:00000000000000000000000000000000`): "

@@ -43,15 +43,15 @@ def options(entry: dict, *more: str) -> dict:
 
     Raises
     ------
-    DataError
+    ValueError
         If there is an unknown option, or one has a value that it cannot have.
     """
     given = entry.get("options", {})
     for key in given:
         if key not in (*OPTIONS, *more):
-            raise DataError(f"options: unknown key {key!r}{closest(key, (*OPTIONS, *more))}")
+            raise ValueError(f"options: unknown key {key!r}{closest(key, (*OPTIONS, *more))}")
     if given.get("unlabelled", "refuse") not in ("refuse", "drop"):
-        raise DataError(f"options.unlabelled: found {given['unlabelled']!r}; expected refuse or drop")
+        raise ValueError(f"options.unlabelled: found {given['unlabelled']!r}; expected refuse or drop")
     return given
 
 
@@ -99,6 +99,7 @@ def take_obs(table: pd.DataFrame, entry: dict, path: Path) -> tuple[pd.DataFrame
     keep, facts = np.ones(len(table), dtype=bool), {}
     for column, values in wanted.get("drop_cells", {}).items():
         found = _column(table, column, "options.drop_cells", path).astype(str)
+        values = [str(value) for value in values]  # YAML reads some as numbers
         for value in values:
             if value not in set(found):
                 raise DataError(
@@ -146,7 +147,7 @@ def _sides(found: np.ndarray, wanted: dict, column: str, path: Path) -> np.ndarr
             f"{path}: obs column {column!r} (for 'split') has {', '.join(there[:5])}; expected reference and "
             "query, or the values that are the reference in options.reference"
         )
-    reference = wanted.get("reference", ["reference"])
+    reference = [str(value) for value in wanted.get("reference", ["reference"])]
     for value in reference:
         if value not in there:
             raise DataError(

@@ -22,6 +22,7 @@ from workflow.tidy import DataError, read_h5ad
 from ._cells import assemble, options, take_obs, take_values, take_var
 
 VERSION = 1
+OPTIONS = ("counts_from", "lognorm_from")
 
 
 def read_cells(path: Path, entry: dict) -> ad.AnnData:
@@ -41,14 +42,14 @@ def read_cells(path: Path, entry: dict) -> ad.AnnData:
 
     Raises
     ------
-    DataError
-        If the file is not what the declaration says.
+    ValueError
+        If the file is not what the declaration says, or the declaration contradicts itself.
     """
-    wanted = options(entry, "counts_from", "lognorm_from")
+    wanted = options(entry, *OPTIONS)
     kind = entry.get("values", "counts")
-    for key in ("counts_from", "lognorm_from"):
+    for key in OPTIONS:
         if key in wanted and key != f"{kind}_from":
-            raise DataError(f"options.{key} is there, but the declaration says values: {kind}")
+            raise ValueError(f"options.{key} is there, but the declaration says values: {kind}")
     adata = read_h5ad(path)
     matrix, var, place = _find(adata, wanted.get(f"{kind}_from"), kind, path)
     obs, keep, facts = take_obs(adata.obs, entry, path)
@@ -98,10 +99,10 @@ def load(files: dict[str, Path], entry: dict) -> ad.AnnData:
 
     Raises
     ------
-    DataError
-        If the file is not what the declaration says.
+    ValueError
+        If the file is not what the declaration says, or the declaration contradicts itself.
     """
     if len(files) != 1:
-        raise DataError(f"sources: found {', '.join(files) or 'none'}; expected one h5ad file")
+        raise ValueError(f"sources: found {', '.join(files) or 'none'}; expected one h5ad file")
     cells = read_cells(next(iter(files.values())), entry)
     return assemble(cells.X, cells.obs, cells.var, entry, dict(cells.uns))

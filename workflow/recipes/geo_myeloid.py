@@ -32,6 +32,7 @@ from ._cells import assemble, options, read_table, take_obs, take_values, take_v
 from ._common import source
 
 VERSION = 1
+OPTIONS = ("query",)
 CLUSTER_NUMBER = r"^M\d+_"
 ROWS = 500  # of a table of expression, read at a time: a whole one is dense and takes gigabytes
 
@@ -85,16 +86,16 @@ def load(files: dict[str, Path], entry: dict) -> ad.AnnData:
 
     Raises
     ------
-    DataError
+    ValueError
         If a file is not what is expected.
     """
-    query = options(entry, "query").get("query", [])
+    query = options(entry, *OPTIONS).get("query", [])
     names = [key.removesuffix("_expression") for key in files if key.endswith("_expression")]
     for name in query:
         if name not in names:
-            raise DataError(f"options.query: no source {name + '_expression'!r}{closest(name, names)}")
+            raise ValueError(f"options.query: no source {name + '_expression'!r}{closest(name, names)}")
     if not names or not query or set(names) == set(query):
-        raise DataError(
+        raise ValueError(
             f"sources: found {', '.join(names) or 'none'} with {', '.join(query) or 'none'} as query "
             "(options.query); expected a reference and a query"
         )
@@ -107,7 +108,7 @@ def load(files: dict[str, Path], entry: dict) -> ad.AnnData:
         tables.append(table.assign(side="query" if name in query else "reference"))
     shared = all_genes[0][[all(g in other for other in all_genes[1:]) for g in all_genes[0]]]
     if not len(shared):
-        raise DataError(f"sources: no gene is in all of {', '.join(names)}; expected symbols in each header")
+        raise ValueError(f"sources: no gene is in all of {', '.join(names)}; expected symbols in each header")
     matrix = sp.vstack(
         [m[:, g.get_indexer(shared)] for m, g in zip(matrices, all_genes, strict=True)], format="csr"
     )

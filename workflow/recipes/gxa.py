@@ -67,7 +67,7 @@ def load(files: dict[str, Path], entry: dict) -> ad.AnnData:
 
     Raises
     ------
-    DataError
+    ValueError
         If a file is not what is expected.
     """
     options(entry)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from workflow.tidy import COLUMNS, DataError
+from workflow.tidy import COLUMNS
 
 from ._cells import are_ensembl, assemble
 from ._common import source
@@ -42,7 +42,7 @@ def match_genes(reference: pd.DataFrame, query: pd.DataFrame) -> tuple[np.ndarra
 
     Raises
     ------
-    DataError
+    ValueError
         If a name that has to be matched repeats, or none is shared.
     """
     same_kind = are_ensembl(reference.index) == are_ensembl(query.index)
@@ -52,13 +52,13 @@ def match_genes(reference: pd.DataFrame, query: pd.DataFrame) -> tuple[np.ndarra
         return np.arange(len(ours)), np.arange(len(ours)), by
     for side, names in zip(SIDES, (ours, theirs), strict=True):
         if not names.is_unique:
-            raise DataError(
+            raise ValueError(
                 f"source {side!r}: the gene {names[names.duplicated()][0]!r} is there twice; expected unique "
                 f"names, because genes are matched by {by}"
             )
     places = theirs.get_indexer(ours)
     if (places < 0).all():
-        raise DataError(
+        raise ValueError(
             f"no gene is in both files, matched by {by} (reference: {ours[0]!r}, query: {theirs[0]!r}, ...)"
         )
     return np.flatnonzero(places >= 0), places[places >= 0], by
@@ -88,11 +88,11 @@ def load(files: dict[str, Path], entry: dict) -> ad.AnnData:
 
     Raises
     ------
-    DataError
+    ValueError
         If a file is not what the declaration says, or the two do not fit together.
     """
     if "split" in entry["obs"]:
-        raise DataError("obs.split is declared, but the two files are the split; expected no such key")
+        raise ValueError("obs.split is declared, but the two files are the split; expected no such key")
     cells = {side: read_cells(source(files, side), entry) for side in SIDES}
     reference, query = cells["reference"], cells["query"]
     ours, theirs, by = match_genes(reference.var, query.var)

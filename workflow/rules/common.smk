@@ -5,7 +5,7 @@ import shlex
 
 from snakemake.exceptions import WorkflowError
 
-from workflow.addresses import addresses
+from workflow.fetching.addresses import addresses
 from workflow.declarations import DeclarationError, load_plan
 from workflow.tasks import NAMES as TASKS
 

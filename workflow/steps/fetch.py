@@ -18,13 +18,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from workflow import hosts, lockfile
-from workflow.addresses import Address, addresses, archive_place, place
-from workflow.archives import DamagedArchive, extract
 from workflow.declarations import ROOT, WORKFLOW, load_yaml
-from workflow.downloads import DiskFull, Expected, FetchError, day, digests, download, say
+from workflow.fetching import hosts, lockfile
+from workflow.fetching.addresses import Address, addresses, archive_place, place
+from workflow.fetching.archives import DamagedArchive, extract
+from workflow.fetching.downloads import download
+from workflow.fetching.lockfile import LOCKFILE, Seen
+from workflow.fetching.verification import DiskFull, Expected, FetchError, day, digests, say
 from workflow.files import ON_FAILURE, write_json
-from workflow.lockfile import LOCKFILE, Seen
 
 BY_HAND = "found on disk"  #: the address of a file that this checkout did not bring
 
@@ -124,8 +125,10 @@ class Fetcher:
                 return self._bring(address, target, fixed)
             except DiskFull:
                 raise
-            except (FetchError, OSError, ImportError) as error:
+            except Exception as error:  # whatever is wrong with an address, the next one may serve
                 text = " ".join(str(error).split())
+                if not isinstance(error, (FetchError, OSError)):
+                    text = f"{type(error).__name__}: {text}"
                 answers.append(text if address.url in text else f"{address.url}: {text}")
                 say(answers[-1])
         raise FetchError("; ".join(answers) + self._by_hand(choices, target))
@@ -141,13 +144,19 @@ class Fetcher:
     def _alone(self, target: Path) -> Iterator[None]:
         """Keep other processes away from a file."""
         folder = self.downloads / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{target.parent.name}.{target.name}.lock")
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"waiting for another process that fetches {target}")
-            lock.acquire()
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                say(f"waiting for another process that fetches {target}")
+                lock.acquire()
+        except OSError as error:  # Timeout is one, but is dealt with above
+            raise FetchError(
+                f"files cannot be made or locked in {self.downloads} ({error.strerror}); name another folder "
+                "by `downloads:` in the configuration or SCMAMBA2_DOWNLOADS"
+            ) from error
         try:
             yield
         finally:
@@ -322,6 +331,7 @@ def main() -> int:
         say(f"{args.dataset}: {record['reason']}")
         if args.on_failure == "stop":
             return 1
+        record["reason"] += f" (delete {args.record} first)"  # what has a record is not made again
     write_json(args.record, record)
     return 0
 

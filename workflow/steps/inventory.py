@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workflow import lockfile
-from workflow.addresses import ARCHIVES, addresses, archive_place, file_name, place
 from workflow.declarations import WORKFLOW, closest, load_yaml
-from workflow.downloads import Expected, FetchError, gigabytes
-from workflow.lockfile import LOCKFILE
+from workflow.fetching import lockfile
+from workflow.fetching.addresses import ARCHIVES, addresses, archive_place, file_name, place
+from workflow.fetching.lockfile import LOCKFILE
+from workflow.fetching.verification import Expected, FetchError, gigabytes
 from workflow.steps.fetch import downloads_folder, locate
 
 #: What a file can be, the best first; a dataset is called by its worst file.
@@ -165,7 +165,10 @@ def _show(found: Mapping[str, Found], needed: float, unknown: int, downloads: Pa
     folder = next(f for f in (downloads, *downloads.parents) if f.exists())
     more = f", and {unknown} files or archives of unknown size" if unknown else ""
     free = gigabytes(shutil.disk_usage(folder).free)
-    console.print(f"to fetch: {gigabytes(needed)}{more}; free: {free} in {downloads}", highlight=False)
+    console.print(
+        f"to fetch, archives included: {gigabytes(needed)}{more}; free: {free} in {downloads}",
+        highlight=False,
+    )
     for state in sorted({one.state for one in found.values()}, key=list(STATES).index):
         console.print(f"{state}: {STATES[state]}", highlight=False)
 
@@ -199,7 +202,7 @@ file if you trust it: another file under the same address is an error from then 
 """
 
 
-def _document(entries: Mapping[str, Mapping]) -> Iterable[str]:
+def document(entries: Mapping[str, Mapping]) -> Iterable[str]:
     """Yield the lines of the catalogue, from the declarations alone."""
     yield from _INTRODUCTION.splitlines()
     yield "| dataset | title | in the paper | tasks | licence |"
@@ -271,7 +274,7 @@ def main() -> int:
             parser.error(f"unknown dataset {name!r}{closest(name, declared)}")
     entries = {name: declared[name] for name in args.names or declared}
     if args.markdown:
-        print("\n".join(_document(entries)))
+        print("\n".join(document(entries)))
         return 0
     downloads = downloads_folder(args.downloads)
     _show(*take_stock(entries, downloads, verify=args.verify), downloads)

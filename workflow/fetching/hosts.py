@@ -9,8 +9,9 @@ from typing import Any
 
 import requests
 
-from workflow import downloads
-from workflow.downloads import FetchError, Remote, Transient, get
+from workflow.fetching import downloads
+from workflow.fetching.downloads import Remote, Transient, get
+from workflow.fetching.verification import FetchError
 
 FIGSHARE = "https://api.figshare.com/v2"
 ZENODO = "https://zenodo.org/api"
@@ -97,7 +98,7 @@ def _in_folder(folder: str, name: str) -> str:
         raise FetchError(text) from error
     except requests.RequestException as error:
         raise Transient(f"Google Drive's list of the folder {folder} did not come ({error})") from error
-    ids = {file.path: file.id for file in found}
+    ids = {file.path: file.id for file in found if not isinstance(file, str)}
     for path in list(ids):
         ids.setdefault(PurePosixPath(path).name, ids[path])
     _pick(name, ids, f"Google Drive folder {folder}")

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from workflow.downloads import FetchError, check_space, explained_when_full
+from workflow.fetching.verification import FetchError, check_space, explained_when_full
 
 MAX_BYTES = 100_000_000_000  #: no member is larger, unless its size is declared
 MAX_RATIO = 250  #: nor does it grow so much; deflate cannot do more than 1032

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from workflow.declarations import WORKFLOW
-from workflow.downloads import FetchError, say
+from workflow.fetching.verification import FetchError, say
 from workflow.files import write_text
 
 LOCKFILE = WORKFLOW / "datasets.lock"
