@@ -1,6 +1,11 @@
 """Cells in shards: raw counts as two memory-mapped bytes each, and shuffled mini-batches of them.
 
-MEASURED
+On a synthetic census of 200,000 cells and two cores this gave 40,000 to 46,000 cells a second, at random or
+by blocks, in 2.0 bytes per value; plain csr in numpy files gave 120,000 to 150,000 in 4.0 bytes, zarr 640 at
+random and 13,000 by blocks in 1.8, Parquet 600 and 4,500 in 2.2, HDF5 340 and 4,900 in 2.4 (through scDataset
+220 and 3,500), TileDB-SOMA through tiledbsoma-ml 8 and 1,060 in 1.5. So packed bytes: half the disk of plain
+csr, far faster than a model learns, random access at no loss, and nothing but numpy and scipy to install
+(``tests/speed/census_storage.py`` measures it again).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import os
@@ -156,6 +157,15 @@ def test_report_says_which_reading_is_closest(source, caplog):
     assert "no such disease" in caplog.text and "cold" not in caplog.text.replace("no such", "")
     source.describe = lambda: {"release": "2024-07-01", "built": "2024-05-20"}
     assert "documented: 74,322,510 cells, 44,265,932 of them primary: NOT as counted" in report(source, cells)
+
+
+def test_numbers_are_those_of_the_table_of_published_values():
+    with open(ROOT / "workflow/published.csv", newline="") as file:
+        rows = [row for row in csv.reader(file) if row[3].startswith("pretraining_cells")]
+    table = {row[3].removeprefix("pretraining_cells").lstrip("_"): float(row[5]) for row in rows}
+    assert {organ: table.get(organ) for organ in FIGURE} == FIGURE
+    totals = {float(row[5]) for row in rows if row[3] == "pretraining_cells"}
+    assert totals | {sum(FIGURE.values()) // 1e5 * 1e5} == set(census.CLAIMS.values())
 
 
 def test_plan_has_every_chosen_cell_once(source):
