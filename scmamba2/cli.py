@@ -1,4 +1,4 @@
-"""The command line: ``scmamba2 embed | finetune | predict | convert | doctor``.
+"""The command line: ``scmamba2 embed | finetune | predict | convert | doctor | census``.
 
 Exit codes: 0 done, 1 it could not be done and the last line says why, 2 wrong usage, 130 interrupted.
 """
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         args.run(args)
     except KeyboardInterrupt:
-        goes_on = ": the same command goes on where it was" if args.run is finetune else ""
+        goes_on = ": the same command goes on where it was" if args.run in (finetune, census) else ""
         print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -135,6 +135,51 @@ def parser() -> argparse.ArgumentParser:
 
     command = add("doctor", doctor, "say what this installation can do, and check a checkpoint")
     command.add_argument("checkpoint", type=Path, nargs="?", help="a checkpoint's folder")
+
+    command = add(
+        "census",
+        census,
+        "copy the cells of CELLxGENE's census for pre-training, or count them",
+        "Cells without a disease and with a known suspension type, as shards of raw counts. The same command "
+        "goes on where an earlier one was interrupted. Needs the extra: pip install 'scmamba2[pretrain]'.",
+    )
+    command.add_argument("output", type=Path, nargs="?", help="folder to write the shards to")
+    what = command.add_mutually_exclusive_group()
+    what.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read the annotation alone and print how many cells each reading of the paper gives",
+    )
+    what.add_argument("--check", action="store_true", help="compare the checksums of a copy's files")
+    command.add_argument(
+        "--release",
+        default="2024-07-01",
+        help="date of the release (default 2024-07-01, the paper's text; the released code has 2023-05-08)",
+    )
+    command.add_argument("--uri", help="where a copy of the census is, if not in its public bucket")
+    command.add_argument(
+        "--groups",
+        nargs="+",
+        metavar="GROUP",
+        help="heart, blood, brain, lung, kidney, intestine, pancreas, others (default these), pan-cancer",
+    )
+    command.add_argument(
+        "--diseases",
+        type=Path,
+        metavar="FILE",
+        help="names of the diseases in pan-cancer, one per line; the authors' list is not public",
+    )
+    command.add_argument("--primary-only", action="store_true", help="leave out duplicates")
+    command.add_argument(
+        "--partition-cells", type=int, default=200_000, metavar="N", help="cells of a shard (default 200000)"
+    )
+    command.add_argument(
+        "--min-per-10k",
+        type=float,
+        default=3,
+        metavar="X",
+        help="keep a gene if its counts add up to X per 10,000 cells of a shard (default 3)",
+    )
     return top
 
 
@@ -266,6 +311,30 @@ def doctor(args: argparse.Namespace) -> None:
             f"checkpoint {args.checkpoint}: {loaded.extra.get('task', 'no task')}, {config.d_model} wide, "
             f"{config.n_layers} layers, {len(loaded.vocabulary):,} tokens, {total:,} parameters"
         )
+
+
+def census(args: argparse.Namespace) -> None:
+    """Count or copy the census."""
+    from .pretraining import census as source
+    from .pretraining.shards import Shards
+
+    if args.output is None and not args.dry_run:
+        raise ValueError("say which folder to write to, or --dry-run to count")
+    if args.check:
+        shards = Shards(args.output, verify=True)
+        files = len(shards.manifest["partitions"])
+        say(f"{args.output}: {len(shards):,} cells in {files} shards, every file as it was written")
+        return
+    lines = args.diseases.read_text(encoding="utf-8").splitlines() if args.diseases else []
+    diseases = [name for line in lines if (name := line.strip()) and not name.startswith("#")]
+    groups = args.groups or source.GROUPS[: None if diseases else -1]
+    opened = source.Census(args.release, args.uri)
+    if args.dry_run:
+        print(source.report(opened, source.count(opened), diseases))
+    else:
+        options = {"primary_only": args.primary_only, "partition_cells": args.partition_cells}
+        options |= {"groups": groups, "diseases": diseases, "min_per_10k": args.min_per_10k}
+        source.download(opened, args.output, **options)
 
 
 def _read(path: Path, backed: bool = False) -> Any:
