@@ -103,7 +103,7 @@ def test_errors_are_one_line(file, tmp_path, capsys, arguments, message):
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("command", ["", "embed", "finetune", "predict", "convert", "doctor"])
+@pytest.mark.parametrize("command", ["", "embed", "finetune", "predict", "convert", "doctor", "census"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*filter(None, [command]), "--help"])
