@@ -242,3 +242,20 @@ def test_a_real_piece_with_symbols_in_a_column(shared_data, assert_tidy) -> None
     assert list(adata.var_names) == list(real.var["gene_symbols"])
     assert list(adata.var["gene_id"]) == list(real.var_names)
     assert (adata.layers["counts"] != sp.csr_matrix(real.X)).nnz == 0
+
+
+def test_cells_without_counts_are_refused_or_dropped(tmp_path: Path) -> None:
+    adata = ad.read_h5ad(look_alikes.write_lung_kim(tmp_path))
+    counts = adata.X.toarray()
+    counts[[9, 20]] = 0
+    adata.X = sp.csr_matrix(counts)
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    with pytest.raises(ValueError, match="2 cells have no counts, first 'AAAC9_LUNG_T0'; leave them out"):
+        load(tmp_path / "x.h5ad", LUNG_KIM)
+    entry = LUNG_KIM | {"options": {"unlabelled": "drop", "empty": "drop"}}
+    kept = load(tmp_path / "x.h5ad", entry)
+    assert kept.uns["recipe"]["dropped_empty"] == 2
+    assert list(kept.obs_names) == [
+        name for i, name in enumerate(adata.obs_names) if i not in (0, 1, 2, 3, 9, 20)
+    ]
+    assert (kept.layers["counts"] != counts[[i for i in range(4, 56) if i not in (9, 20)]]).sum() == 0

@@ -5,6 +5,7 @@ is peculiar to them (``options``). Here these words are applied to a table of ce
 matrix, wherever a recipe found them. Options that all of these recipes know:
 
 * ``unlabelled``: ``refuse`` (default) or ``drop`` the cells without a label;
+* ``empty``: ``refuse`` (default) or ``drop`` the cells without a single count;
 * ``drop_cells``: ``{column: [values]}``, cells to leave out;
 * ``reference``: the values of the column ``obs.split`` that are the reference, where the file does not say
   "reference" and "query" itself; every other cell is query;
@@ -27,7 +28,7 @@ from scipy.io import mmread
 from workflow.declarations import closest
 from workflow.tidy import COLUMNS, DataError, check_counts, read_h5ad
 
-OPTIONS = ("unlabelled", "drop_cells", "reference", "keep_obs")
+OPTIONS = ("unlabelled", "empty", "drop_cells", "reference", "keep_obs")
 PLACES = ("counts_from", "lognorm_from")  #: options of :func:`read_cells`
 MISSING = ("", "nan", "NaN", "None", "<NA>")  #: what numpy, pandas and Python write for a missing value
 #: Natural or binary logarithms of counts scaled to a million per cell stay below it.
@@ -53,8 +54,9 @@ def options(entry: dict, *more: str) -> dict:
     for key in given:
         if key not in (*OPTIONS, *more):
             raise ValueError(f"options: unknown key {key!r}{closest(key, (*OPTIONS, *more))}")
-    if given.get("unlabelled", "refuse") not in ("refuse", "drop"):
-        raise ValueError(f"options.unlabelled: found {given['unlabelled']!r}; expected refuse or drop")
+    for key in ("unlabelled", "empty"):
+        if given.get(key, "refuse") not in ("refuse", "drop"):
+            raise ValueError(f"options.{key}: found {given[key]!r}; expected refuse or drop")
     return given
 
 
@@ -288,7 +290,7 @@ def assemble(
     obs, genes
         By :func:`take_obs` and :func:`take_var`.
     entry
-        The declaration: ``values``.
+        The declaration: ``values`` and the option ``empty``.
     facts
         What goes to ``uns["recipe"]``.
 
@@ -296,6 +298,10 @@ def assemble(
     -------
     The tidy AnnData; symbols that repeat get a suffix.
     """
+    if entry.get("options", {}).get("empty") == "drop":
+        full = np.diff(values.indptr) > 0
+        values, obs = values[full], obs[full]
+        facts = facts | {"dropped_empty": int((~full).sum())}
     symbols = pd.Index(genes["symbol"].astype(str))
     var = pd.DataFrame(index=pd.Index(make_index_unique(symbols), name=None))
     if "gene_id" in genes:
