@@ -88,19 +88,32 @@ def test_the_declaration_fits_the_published_structure(name: str, tmp_path: Path)
         assert "label" in solution.obs
 
 
+def planned(folder: Path, target: str, **config: str) -> list:
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        workflow_api = api.workflow(
+            resource_settings=ResourceSettings(cores=1),
+            config_settings=ConfigSettings(config=config),
+            snakefile=ROOT / "Snakefile",
+            workdir=folder,
+        )
+        dag_api = workflow_api.dag(DAGSettings(targets={target}))
+        dag_api.execute_workflow(executor="dryrun")
+        return [job for job in workflow_api._workflow.dag.jobs if job.wildcards]
+
+
 @pytest.mark.parametrize(
     ("target", "rule", "names"), [("download", "fetch", list(DATASETS)), ("prepare", "tidy", PREPARED)]
 )
 def test_one_command_plans_the_whole_catalogue(tmp_path, target, rule, names):
-    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
-        workflow_api = api.workflow(
-            resource_settings=ResourceSettings(cores=1),
-            config_settings=ConfigSettings(),
-            snakefile=ROOT / "Snakefile",
-            workdir=tmp_path,
-        )
-        dag_api = workflow_api.dag(DAGSettings(targets={target}))
-        dag_api.execute_workflow(executor="dryrun")
-        jobs = list(workflow_api._workflow.dag.jobs)
+    jobs = planned(tmp_path, target)
     assert sorted(job.wildcards.dataset for job in jobs if job.rule.name == rule) == sorted(names)
     assert not [job for job in jobs if job.rule.name.startswith("run_")]
+
+
+@pytest.mark.parametrize(
+    ("data", "names"), [("norman", {"norman"}), (["ms", "norman"], {"ms", "norman"}), ("selected", None)]
+)
+def test_a_part_of_the_catalogue_can_be_asked_for(tmp_path, data, names):
+    names = names or set(load_yaml(WORKFLOW / "config.yaml", "config")["select"]["datasets"])
+    assert {job.wildcards.dataset for job in planned(tmp_path, "prepare", data=data)} == names
+    assert {job.wildcards.dataset for job in planned(tmp_path, "download", data=data)} == names

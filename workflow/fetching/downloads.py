@@ -186,7 +186,9 @@ def download(
                 furthest = max(furthest, part.size)
                 host = urlsplit(url).netloc or url.partition(":")[0]
                 wait = PAUSE * 2 ** (failures - 1) if error.wait is None else error.wait
-                if failures > RETRIES or (error.unreachable and host in _unreachable):
+                # a name that is not found hardly is within seconds, unless it was there a moment ago
+                most = min(RETRIES, 1) if error.unreachable and not part.size else RETRIES
+                if failures > most or (error.unreachable and host in _unreachable):
                     if error.unreachable:
                         _unreachable.add(host)
                     times = f" ({failures} times)" if failures > 1 else ""

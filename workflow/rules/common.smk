@@ -158,13 +158,15 @@ def fetched_of_plan():
 def prepared_of_plan():
     """Record of every dataset that is to be prepared, and of the selected ones for each task."""
     tidy = expand("<results>/data/{dataset}/tidy.json", dataset=PLAN.to_prepare)
-    return [*tidy, *prepared_of_selection()]
+    return [*tidy, *prepared_of_selection(PLAN.to_prepare)]
 
 
-def prepared_of_selection():
-    """Record of every selected dataset, prepared for each task."""
+def prepared_of_selection(datasets):
+    """Record of every selected dataset that is among these, prepared for each task."""
     return [
-        f"<results>/data/{dataset}/{task}/prepared.json" for task, dataset in PLAN.pairs
+        f"<results>/data/{dataset}/{task}/prepared.json"
+        for task, dataset in PLAN.pairs
+        if dataset in datasets
     ]
 
 
@@ -179,7 +181,7 @@ def records_of_plan():
         f"<results>/runs/{run.task}/{run.dataset}/{run.method}/{run.seed}/run.json"
         for run in PLAN.runs
     ]
-    return [*files, *prepared_of_selection(), *runs]
+    return [*files, *prepared_of_selection(PLAN.datasets), *runs]
 
 
 def in_paper(wildcards):
