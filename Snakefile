@@ -35,30 +35,6 @@ rule all:
         figures_of_plan(),
 
 
-rule download:
-    input:
-        fetched_of_plan(),
-    localrule: True
-    conda:
-        "envs/bench.yaml"
-    params:
-        results=RESULTS,
-    shell:
-        "python -m workflow.steps.tell --results {params.results} {input}"
-
-
-rule prepare:
-    input:
-        prepared_of_plan(),
-    localrule: True
-    conda:
-        "envs/bench.yaml"
-    params:
-        results=RESULTS,
-    shell:
-        "python -m workflow.steps.tell --results {params.results} {input}"
-
-
 onsuccess:
     show_summary()
 

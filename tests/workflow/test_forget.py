@@ -84,4 +84,4 @@ def test_an_error_that_nobody_foresaw_costs_one_dataset(run, monkeypatch, capsys
     monkeypatch.setattr("workflow.recipes.columns.load", load)
     assert run()["reason"] == "cells: ZeroDivisionError: by a gene"
     assert "Traceback" in capsys.readouterr().err
-    assert names(run) == {"tidy.json", "prepared.json"}
+    assert names(run) == {"fetch.json", "prepared.json", "tidy.json"}

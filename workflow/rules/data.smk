@@ -71,3 +71,35 @@ rule prepare_task:
         "python -m workflow.steps.prepare --dataset {wildcards.dataset}"
         " --task {wildcards.task} --tidy {input.tidy} --record {output}"
         " 2> >(tee {log} >&2)"
+
+
+rule download:
+    """Bring the files of everything that `data` names, and say what could not be had."""
+    input:
+        fetched_of_plan(),
+    log:
+        "<results>/logs/download.log",
+    localrule: True
+    conda:
+        "../../envs/bench.yaml"
+    params:
+        results=RESULTS,
+    shell:
+        "python -m workflow.steps.tell --results {params.results} {input}"
+        " 2> >(tee {log} >&2)"
+
+
+rule prepare:
+    """Make everything that `data` names tidy, and say what could not be had."""
+    input:
+        prepared_of_plan(),
+    log:
+        "<results>/logs/prepare.log",
+    localrule: True
+    conda:
+        "../../envs/bench.yaml"
+    params:
+        results=RESULTS,
+    shell:
+        "python -m workflow.steps.tell --results {params.results} {input}"
+        " 2> >(tee {log} >&2)"
