@@ -311,7 +311,8 @@ def test_a_body_that_the_host_packs_is_unpacked(server, fetcher):
     import gzip
 
     packed = gzip.compress(CONTENT)
-    get(fetcher, server.url("/genes.csv", page(200, packed, Content_Encoding="gzip", ETag='"1"')), hash=SHA)
+    url = server.url("/genes.csv", page(200, packed, Content_Encoding="gzip", ETag='"1"'))
+    assert get(fetcher, url, hash=SHA)["bytes"] == len(CONTENT)
 
 
 def test_a_packed_file_stays_as_it_is_whatever_the_host_calls_its_packing(server, fetcher):
@@ -320,8 +321,9 @@ def test_a_packed_file_stays_as_it_is_whatever_the_host_calls_its_packing(server
     packed = gzip.compress(CONTENT)
     known = "md5:" + hashlib.md5(packed).hexdigest()
     answer = in_turn(cut(packed), file(packed, Content_Encoding="x-gzip"))
-    get(fetcher, server.url("/genes.csv.gz", answer), hash=known)
-    get(fetcher, server.url("/more.csv.gz", file(packed, Content_Encoding="gzip")), hash=known)
+    more = server.url("/more.csv.gz", file(packed, Content_Encoding="gzip"))
+    for url in (server.url("/genes.csv.gz", answer), more):
+        assert get(fetcher, url, hash=known)["bytes"] == len(packed)
 
 
 # Several addresses.
@@ -1031,7 +1033,8 @@ def test_copies_of_one_archive_share_a_place():
         {"url": "http://x/m.zip", "member": "a"},
         {"url": "gdrive:1abc", "member": "a", "file": "m.zip"},
     ]
-    check_places({"set": {"sources": {"a": {"urls": copies}}}})
+    check_places({"set": {"sources": {"a": {"urls": copies}}}})  # raises where places clash
+    assert {address.archive for address in addresses({"urls": copies})} == {"m.zip"}
     local = {"a": {"urls": ["file:one/m.h5ad"]}, "b": {"urls": ["file:two/m.h5ad"]}}
     check_places({"set": {"sources": local}})
 

@@ -57,6 +57,11 @@ def read(path: Path = LOCKFILE) -> dict[str, Seen]:
     return entries
 
 
+def guard_of(downloads: Path) -> Path:
+    """Return the file that processes lock while one of them writes."""
+    return downloads / ".locks" / "datasets.lock"
+
+
 def _write(entries: dict[str, Seen], path: Path) -> None:
     lines = [f"{name}\t{e.sha256}\t{e.bytes}\t{e.date}\t{e.url}\n" for name, e in sorted(entries.items())]
     write_text(path, _HEAD + "".join(lines))

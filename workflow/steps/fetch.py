@@ -208,7 +208,7 @@ class Fetcher:
         elif not path.is_relative_to(self.downloads):
             state = "local"
         else:
-            key, guard = self._key(path), self.downloads / ".locks" / "datasets.lock"
+            key, guard = self._key(path), lockfile.guard_of(self.downloads)
             seen = lockfile.read(self.lock).get(key)
             state = "locked"
             if seen is None or seen.url == BY_HAND != url:

@@ -121,8 +121,9 @@ def _take_back(files: dict[str, dict]) -> None:
     for file in files.values():
         if file["hash"] == "recorded":
             path = Path(file["path"])
-            key = f"{path.parent.name}/{path.name}"
-            lockfile.forget([key], path.parent.parent / ".locks/datasets.lock")
+            downloads = path.parents[1]
+            key = path.relative_to(downloads).as_posix()
+            lockfile.forget([key], lockfile.guard_of(downloads))
 
 
 def write(data: ad.AnnData | mudata.MuData, path: Path) -> None:
