@@ -33,7 +33,7 @@ def blobs():
 def scores(blobs):
     embedding, labels, batches = blobs
     rows = score_embedding(embedding, labels=labels, batches=batches, seed=0)
-    return {(row["metric"], row["metric_impl"]): row["value"] for row in rows}
+    return {(row["metric"], row["metric_impl"]): row["value"] for row in rows if row["unit_level"] == "run"}
 
 
 def test_silhouettes_equal_scib_metrics(blobs):
@@ -93,16 +93,25 @@ def test_the_searching_rules_are_upper_bounds_of_the_fixed_one(scores):
 def test_scores_are_the_same_twice(blobs, scores):
     embedding, labels, batches = blobs
     again = score_embedding(embedding, labels=labels, batches=batches, seed=0)
-    assert {(r["metric"], r["metric_impl"]): r["value"] for r in again} == scores
+    assert {(r["metric"], r["metric_impl"]): r["value"] for r in again if r["unit_level"] == "run"} == scores
 
 
 def test_labels_that_mean_nothing_score_near_nothing(blobs):
     embedding, labels, batches = blobs
     shuffled = np.random.default_rng(1).permutation(labels)
     rows = score_embedding(embedding, labels=shuffled, batches=batches, seed=0)
-    value = {(r["metric"], r["metric_impl"]): r["value"] for r in rows}
+    value = {(r["metric"], r["metric_impl"]): r["value"] for r in rows if r["unit_level"] == "run"}
     assert value["nmi", "leiden-r1"] < 0.1
     assert value["ari", "leiden-r1"] < 0.05
+
+
+def test_permuted_labels_give_the_chance_level_of_the_same_embedding(blobs, scores):
+    """Type and cell have nothing to do with each other any more, and the search still finds more than 0."""
+    embedding, labels, batches = blobs
+    rows = score_embedding(embedding, labels=labels, batches=batches, seed=0)
+    chance = [row["value"] for row in rows if row["unit_level"] == "permuted"]
+    assert len(chance) == len(set(chance)) == 3
+    assert 0.1 < min(chance) and max(chance) < 0.3 < scores["avg_bio", "scib-1.1.5"]
 
 
 TRUTH = np.array(["a", "a", "a", "b", "b", "new"])
@@ -110,8 +119,7 @@ PREDICTED = np.array(["a", "a", "b", "b", "c", "a"])
 
 
 def labelled(reference=("a", "b", "c")):
-    cells = np.array([f"cell{i}" for i in range(len(TRUTH))])
-    return score_labels(truth=TRUTH, predicted=PREDICTED, reference_labels=list(reference), cells=cells)
+    return score_labels(truth=TRUTH, predicted=PREDICTED, reference_labels=list(reference))
 
 
 def test_macro_scores_in_three_label_sets_by_hand():
@@ -128,17 +136,28 @@ def test_macro_scores_in_three_label_sets_by_hand():
 
 
 def test_macro_scores_over_the_union_equal_scikit_learns_default():
-    value = {(r["metric"], r["metric_impl"]): r["value"] for r in labelled()}
+    value = {(r["metric"], r["metric_impl"]): r["value"] for r in labelled() if r["unit_level"] == "run"}
     expected = classification_report(TRUTH, PREDICTED, output_dict=True, zero_division=0)["macro avg"]
     assert value["macro_f1", "sklearn-union"] == pytest.approx(expected["f1-score"])
     assert value["macro_precision", "sklearn-union"] == pytest.approx(expected["precision"])
     assert value["macro_recall", "sklearn-union"] == pytest.approx(expected["recall"])
 
 
-def test_there_is_a_row_per_cell_and_per_label():
+def test_permuted_truth_gives_the_agreement_that_the_shares_of_the_labels_give():
+    """Half a, half b, predicted perfectly: two shuffles agree in about half of the cells."""
+    truth = np.array(["a", "b"] * 500)
+    rows = score_labels(truth=truth, predicted=truth, reference_labels=["a", "b"])
+    chance = {
+        m: [r["value"] for r in rows if r["unit_level"] == "permuted" and r["metric"] == m]
+        for m in ("accuracy", "macro_f1")
+    }
+    for values in chance.values():
+        assert len(values) == 5
+        assert np.mean(values) == pytest.approx(0.5, abs=0.05)
+
+
+def test_there_is_a_row_per_label():
     rows = labelled()
-    cells = {r["unit_id"]: r["value"] for r in rows if r["unit_level"] == "cell"}
-    assert cells == {f"cell{i}": float(t == p) for i, (t, p) in enumerate(zip(TRUTH, PREDICTED, strict=True))}
     labels = {r["unit_id"]: (r["value"], r["n_units"]) for r in rows if r["unit_level"] == "label"}
     assert labels["a"] == (pytest.approx(2 / 3), 3)
     assert set(labels) == {"a", "b", "new"}

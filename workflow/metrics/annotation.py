@@ -22,9 +22,11 @@ from sklearn.metrics import (
 )
 
 
-def score_labels(
-    *, truth: np.ndarray, predicted: np.ndarray, reference_labels: list[str], cells: np.ndarray
-) -> list[dict]:
+#: The stream called "permuted", and how often labels are permuted.
+PERMUTED, N_PERMUTED = 0x9E2407ED, 5
+
+
+def score_labels(*, truth: np.ndarray, predicted: np.ndarray, reference_labels: list[str]) -> list[dict]:
     """Score predicted labels.
 
     Parameters
@@ -33,15 +35,14 @@ def score_labels(
         (n,) strings, one per query cell.
     reference_labels
         Labels that the method could have learned.
-    cells
-        (n,) names of the query cells.
 
     Returns
     -------
     list of dict
         ``metric``, ``metric_impl``, ``unit_level``, ``unit_id``, ``value``, ``n_units``: one row per
-        metric for the run, one F1 per label, and one 0/1 row per cell (``correct``). Undefined
-        precision or recall counts as 0 (``zero_division=0``).
+        metric for the run, one F1 per label; and, as level ``permuted``, accuracy and macro F1 against
+        labels that were shuffled among the query cells: what the same predictions score by chance.
+        Undefined precision or recall counts as 0 (``zero_division=0``).
     """
     n = len(truth)
     rows: list[dict] = []
@@ -87,6 +88,12 @@ def score_labels(
     per_label = f1_score(truth, predicted, labels=in_query, average=None, zero_division=0)
     for label, value in zip(in_query, per_label, strict=True):
         add("f1", "sklearn", value, "label", label, int((truth == label).sum()))
-    for cell, correct in zip(cells, truth == predicted, strict=True):
-        add("correct", "sklearn", correct, "cell", cell, 1)
+    rng = np.random.default_rng(PERMUTED)
+    for index in range(N_PERMUTED):
+        shuffled = rng.permutation(truth)
+        f1 = f1_score(
+            shuffled, predicted, labels=label_sets["sklearn-union"], average="macro", zero_division=0
+        )
+        add("accuracy", "sklearn", accuracy_score(shuffled, predicted), "permuted", str(index))
+        add("macro_f1", "sklearn-union", f1, "permuted", str(index))
     return rows

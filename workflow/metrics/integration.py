@@ -33,6 +33,8 @@ from sklearn.metrics import (
 )
 
 N_NEIGHBORS = 15
+#: The stream called "permuted", and how often labels are permuted.
+PERMUTED, N_PERMUTED = 0x9E2407ED, 3
 
 
 def knn_graph(embedding: np.ndarray) -> ad.AnnData:
@@ -43,6 +45,27 @@ def knn_graph(embedding: np.ndarray) -> ad.AnnData:
         warnings.simplefilter("ignore")
         sc.pp.neighbors(graph, n_neighbors=N_NEIGHBORS, use_rep="X_emb", random_state=0)
     return graph
+
+
+def clusterings(graph: ad.AnnData, cluster: Callable, resolutions: np.ndarray) -> list[np.ndarray]:
+    """Cluster a graph at each resolution (scanpy's ``louvain`` or ``leiden``, started from 0)."""
+    found = []
+    for resolution in resolutions:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cluster(graph, resolution=float(resolution), random_state=0, key_added="cluster")
+        found.append(graph.obs["cluster"].to_numpy())
+    return found
+
+
+def best_match(found: list[np.ndarray], labels: np.ndarray) -> tuple[float, float, int]:
+    """Return NMI (arithmetic mean normalisation) and ARI of the clustering that fits the labels best.
+
+    The third is its index; the first of equal ones is kept.
+    """
+    scores = [normalized_mutual_info_score(labels, clusters) for clusters in found]
+    best = int(np.argmax(scores))
+    return float(scores[best]), float(adjusted_rand_score(labels, found[best])), best
 
 
 def best_clustering(
@@ -56,16 +79,8 @@ def best_clustering(
         NMI (arithmetic mean normalisation), ARI of that same clustering, and its resolution. The
         first of equal resolutions is kept.
     """
-    best = (-1.0, 0.0, 0.0)
-    for resolution in resolutions:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            cluster(graph, resolution=float(resolution), random_state=0, key_added="cluster")
-        found = graph.obs["cluster"].to_numpy()
-        nmi = normalized_mutual_info_score(labels, found)
-        if nmi > best[0]:
-            best = (float(nmi), float(adjusted_rand_score(labels, found)), float(resolution))
-    return best
+    nmi, ari, best = best_match(clusterings(graph, cluster, resolutions), labels)
+    return nmi, ari, float(resolutions[best])
 
 
 def asw_label(embedding: np.ndarray, labels: np.ndarray) -> float:
@@ -117,7 +132,8 @@ def score_embedding(
     -------
     list of dict
         ``metric``, ``metric_impl``, ``unit_level``, ``unit_id``, ``value``, ``n_units``. Every value
-        lies in [0, 1] and higher is better, except ``resolution``.
+        lies in [0, 1] and higher is better, except ``resolution``. Rows of the level ``permuted`` are
+        AvgBIO against labels that were shuffled among the cells.
     """
     import scib_metrics
     from scib_metrics.nearest_neighbors import NeighborsResults
@@ -126,13 +142,13 @@ def score_embedding(
     n = len(embedding)
     rows: list[dict] = []
 
-    def add(metric: str, metric_impl: str, value: float) -> None:
+    def add(metric: str, metric_impl: str, value: float, level: str = "run", unit: str = "") -> None:
         rows.append(
             {
                 "metric": metric,
                 "metric_impl": metric_impl,
-                "unit_level": "run",
-                "unit_id": "",
+                "unit_level": level,
+                "unit_id": unit,
                 "value": float(value),
                 "n_units": n,
             }
@@ -140,8 +156,10 @@ def score_embedding(
 
     graph = knn_graph(embedding)
     width = asw_label(embedding, labels)
-    clusterings = {
-        "scib-1.1.5": best_clustering(graph, labels, sc.tl.louvain, np.arange(1, 21) / 10),
+    louvain = clusterings(graph, sc.tl.louvain, np.arange(1, 21) / 10)
+    nmi, ari, best = best_match(louvain, labels)
+    found = {
+        "scib-1.1.5": (nmi, ari, (best + 1) / 10),
         "scib-1.1.7": best_clustering(graph, labels, sc.tl.leiden, np.arange(1, 11) / 5),
         "leiden-r1": best_clustering(graph, labels, sc.tl.leiden, np.array([1.0])),
     }
@@ -153,9 +171,9 @@ def score_embedding(
         neighbours = NeighborsResults(indices=indices, distances=distances)
         ilisi = scib_metrics.ilisi_knn(neighbours, batches)
         bras = scib_metrics.bras(embedding.astype(np.float32), labels, batches)
-    clusterings["scib-metrics"] = (float(kmeans["nmi"]), float(kmeans["ari"]), float("nan"))
+    found["scib-metrics"] = (float(kmeans["nmi"]), float(kmeans["ari"]), float("nan"))
 
-    for rule, (nmi, ari, resolution) in clusterings.items():
+    for rule, (nmi, ari, resolution) in found.items():
         add("avg_bio", rule, (nmi + ari + width) / 3)
         add("nmi", rule, nmi)
         add("ari", rule, ari)
@@ -169,4 +187,13 @@ def score_embedding(
     add("avg_batch", "scib", (mixing + connectivity) / 2)
     add("ilisi", "scib-metrics", ilisi)
     add("bras", "scib-metrics", bras)
+
+    # What the same embedding scores against labels that say nothing: a search that has seen them finds more
+    # than 0, and that is the chance level that the score must be read against.
+    rng = np.random.default_rng(PERMUTED)
+    for index in range(N_PERMUTED):
+        shuffled = rng.permutation(labels)
+        nmi, ari, _ = best_match(louvain, shuffled)
+        value = (nmi + ari + asw_label(embedding, shuffled)) / 3
+        add("avg_bio", "scib-1.1.5", value, "permuted", str(index))
     return rows

@@ -8,11 +8,13 @@ rule score:
         runs=runs_of,
         code=[
             ROOT / "workflow/steps/score.py",
+            ROOT / "workflow/probes.py",
             ROOT / "workflow/metrics/integration.py",
             ROOT / "workflow/metrics/annotation.py",
         ],
     output:
         rows="<results>/scores/{task}/{dataset}/{method}.parquet",
+        units="<results>/scores/{task}/{dataset}/{method}.units.parquet",
         records="<results>/scores/{task}/{dataset}/{method}.json",
     log:
         "<results>/logs/score/{task}_{dataset}_{method}.log",
@@ -26,7 +28,7 @@ rule score:
         cache=RESULTS / "cache",
     shell:
         "python -m workflow.steps.score --prepared {input.prepared} --runs {input.runs}"
-        " --in-paper {params.in_paper} --rows {output.rows} --records {output.records}"
+        " --in-paper {params.in_paper} --rows {output.rows} --units {output.units} --records {output.records}"
         " --cache {params.cache:q} > {log} 2>&1"
 
 

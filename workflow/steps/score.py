@@ -1,7 +1,9 @@
 """Step 5: score all seeds of one method on one dataset.
 
-Writes one row per run, metric and unit (Parquet) and the records of the runs beside it (JSON). A run
-that is not ok has a record and no row; an output that changed after its record was written is refused.
+Writes one row per run, metric and unit (Parquet), and beside it the records of the runs (JSON) and the
+prediction of each cell (``.units.parquet``). A run that is not ok has a record and no row; an output that
+changed after its record was written is refused. Labels are opened here, after the run: what chose an epoch
+never saw a score.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ RUN_COLUMNS = [
     "input_sha256", "output_sha256", "commit", "finished",
 ]  # fmt: skip
 VALUE_COLUMNS = ["metric", "metric_impl", "unit_level", "unit_id", "value", "n_units"]
+UNIT_TYPES = {"seed": int, "unit_id": str, "truth": str, "predicted": str}
 
 
 def describe(run: dict, in_paper: str) -> dict:
@@ -62,21 +65,36 @@ def describe(run: dict, in_paper: str) -> dict:
     }
 
 
-def score_run(run: dict, folder: Path, solution: ad.AnnData) -> list[dict]:
-    """Score the output of one run that is ok.
+def score_run(run: dict, folder: Path, solution: ad.AnnData) -> tuple[list[dict], pd.DataFrame | None]:
+    """Score the output of one run that is ok, and its probes where it left some.
+
+    Returns
+    -------
+    list of dict
+        The rows, without the columns of the run.
+    pandas.DataFrame or None
+        The prediction of each cell, where cells are units of the task.
 
     Raises
     ------
     ValueError
         If the output is missing or is not the one that the record was written for.
     """
-    output = folder / "output.h5ad"
-    if not output.exists() or checksum(output) != run["output_sha256"]:
+    path = folder / "output.h5ad"
+    if not path.exists() or checksum(path) != run["output_sha256"]:
         raise ValueError(
-            f"{output}: missing, or changed after {folder / 'run.json'} was written; "
+            f"{path}: missing, or changed after {folder / 'run.json'} was written; "
             "delete that record and run again"
         )
-    return tasks.get(run["task"]).score(ad.read_h5ad(output), solution, run["seed"])
+    task = tasks.get(run["task"])
+    output = ad.read_h5ad(path)
+    rows = task.score(output, solution, run["seed"])
+    if (folder / "probes.h5ad").exists():
+        from workflow.probes import probe_rows
+
+        probes = ad.read_h5ad(folder / "probes.h5ad")
+        rows += probe_rows(probes, output, solution, run["task"], run["seed"])
+    return rows, task.units(output, solution)
 
 
 def main() -> int:
@@ -85,6 +103,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run.json of each seed")
     parser.add_argument("--in-paper", choices=["full", "part", "no"], required=True)
     parser.add_argument("--rows", type=Path, required=True, help="Parquet to write")
+    parser.add_argument("--units", type=Path, required=True, help="Parquet to write: predictions of cells")
     parser.add_argument("--records", type=Path, required=True, help="JSON to write")
     parser.add_argument("--cache", type=Path, required=True, help="folder for compiled metrics")
     args = parser.parse_args()
@@ -94,6 +113,7 @@ def main() -> int:
 
     solution = None
     rows: list[dict] = []
+    units = [pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in UNIT_TYPES.items()})]
     records = []
     for path in args.runs:
         run = read_json(path)
@@ -102,12 +122,17 @@ def main() -> int:
             if solution is None:
                 solution = ad.read_h5ad(args.prepared.parent / "solution.h5ad")
             about = describe(run, args.in_paper)
-            rows += [about | row for row in score_run(run, path.parent, solution)]
+            scored, predictions = score_run(run, path.parent, solution)
+            rows += [about | row for row in scored]
+            if predictions is not None:
+                units.append(predictions.assign(seed=run["seed"])[list(UNIT_TYPES)].astype(UNIT_TYPES))
     table = pd.DataFrame(rows, columns=[*RUN_COLUMNS, *VALUE_COLUMNS]).astype(
         {"value": float, "seed": int, "n_parameters": float}
     )
     with atomic(args.rows) as part:
         table.to_parquet(part, index=False)
+    with atomic(args.units) as part:
+        pd.concat(units, ignore_index=True).to_parquet(part, index=False)
     write_json(args.records, records)
     return 0
 

@@ -4,6 +4,8 @@
     Part a tidy dataset into what a method is given and what only scoring may see.
 ``score(output, solution, seed)``
     Score one checked output: a list of rows (metric, metric_impl, unit_level, unit_id, value, n_units).
+``units(output, solution)``
+    What the interval of a score resamples besides seeds (the prediction of each cell), or None.
 ``HEADLINE``
     The (metric, metric_impl) pairs that tables show, first one first.
 """

@@ -100,5 +100,15 @@ def score(output: ad.AnnData, solution: ad.AnnData, seed: int) -> list[dict]:
         truth=solution.obs["label"].to_numpy(dtype=str),
         predicted=output.obs["label_pred"].to_numpy(dtype=str),
         reference_labels=[str(v) for v in solution.uns["reference_labels"]],
-        cells=solution.obs_names.to_numpy(dtype=str),
+    )
+
+
+def units(output: ad.AnnData, solution: ad.AnnData) -> pd.DataFrame:
+    """Return truth and prediction of each query cell: ``unit_id``, ``truth``, ``predicted``."""
+    return pd.DataFrame(
+        {
+            "unit_id": solution.obs_names.to_numpy(dtype=str),
+            "truth": solution.obs["label"].to_numpy(dtype=str),
+            "predicted": output.obs["label_pred"].to_numpy(dtype=str),
+        }
     )
