@@ -132,7 +132,7 @@ def hierarchical_mean(
     units = 0.0
     for row, keep, n in zip(values, found, n_units, strict=True):
         means = np.concatenate([counts @ row[keep] for counts in _resamples(n, draws, rng)]) / n
-        units += _per_unit(n) * means.var() / len(values) ** 2
+        units += (n / (n - 1) if n > 1 else np.nan) * means.var() / len(values) ** 2
     return _nested(observed, units, float((n_units - 1).sum()), level)
 
 
@@ -278,50 +278,41 @@ def _scores(tables: sparse.csr_array, occurs: np.ndarray, metric: str, weights: 
     return np.einsum("bsl,sl->bs", per_label, occurs / occurs.sum(axis=1, keepdims=True))
 
 
-def _per_unit(n: int) -> float:
-    """Return n / (n - 1), which rescales a bootstrap variance over n units; NaN for one unit."""
-    return n / (n - 1) if n > 1 else float("nan")
-
-
 def _crossed(observed: np.ndarray, resampled: np.ndarray, n_units: int, level: float) -> Hierarchical:
     """Combine the seeds' scores with their scores on each resample of units (draws x seeds)."""
     seeds = len(observed)
-    if seeds < 2:
-        return _finish(observed, np.nan, np.nan, np.nan, level)
+    if seeds < 2 or n_units < 2:
+        return _finish(observed, (np.nan, np.nan), np.nan, level)
     means = resampled.mean(axis=1)
     both = np.sum((resampled - means[:, None]).var(axis=0)) / (seeds * (seeds - 1))
-    from_units = max(0.0, _per_unit(n_units) * (means.var() - both))
-    from_seeds = observed.var(ddof=1) / seeds if np.ptp(observed) > ROUNDING_NOISE else 0.0
+    from_units = max(0.0, n_units / (n_units - 1) * (means.var() - both))
+    from_seeds = observed.var(ddof=1) / seeds
     total = from_seeds + from_units
     df = total / (from_seeds / (seeds - 1) + from_units / (n_units - 1)) if total > 0 else np.nan
-    return _finish(observed, from_seeds, from_units, df, level)
+    return _finish(observed, (from_seeds, from_units), df, level)
 
 
 def _nested(observed: np.ndarray, from_units: float, df_units: float, level: float) -> Hierarchical:
     """Use the spread of the seeds' means, which holds the units' noise; the units only without spread."""
     seeds = len(observed)
     if seeds < 2:
-        return _finish(observed, np.nan, np.nan, np.nan, level)
+        return _finish(observed, (np.nan, np.nan), np.nan, level)
     if np.ptp(observed) <= ROUNDING_NOISE:
-        return _finish(observed, 0.0, from_units, df_units, level)
+        return _finish(observed, (0.0, from_units), df_units, level)
     total = observed.var(ddof=1) / seeds
     from_units = min(from_units, total)
-    return _finish(observed, total - from_units, from_units, seeds - 1, level)
+    return _finish(observed, (total - from_units, from_units), seeds - 1, level)
 
 
-def _finish(
-    observed: np.ndarray, from_seeds: float, from_units: float, df: float, level: float
-) -> Hierarchical:
-    """Turn two variances and degrees of freedom into limits and a p value."""
+def _finish(observed: np.ndarray, variances: tuple[float, float], df: float, level: float) -> Hierarchical:
+    """Turn the seeds' and the units' part of the variance into limits and a p value."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, found {level}")
-    mean, seeds = float(observed.mean()), len(observed)
-    if np.ptp(observed) <= ROUNDING_NOISE:  # summing equal floats would leave rounding noise
-        mean, sd = float(observed[0]), 0.0
-    else:
-        sd = float(observed.std(ddof=1))
-    se = float(np.sqrt(from_seeds + from_units))
+    # equal numbers summed in floating point leave variances that are rounding noise
+    seeds_part, units_part = (float(np.sqrt(v if not v < ROUNDING_NOISE**2 else 0.0)) for v in variances)
+    mean, se = float(observed.mean()), float(np.hypot(seeds_part, units_part))
+    sd = float(observed.std(ddof=1)) if len(observed) > 1 else float("nan")
     half = float(stats.t.ppf((1 + level) / 2, df)) * se if se > 0 else se
     p_value = float(2 * stats.t.sf(abs(mean) / se, df)) if se > 0 else float("nan")
-    interval = Interval(mean, mean - half, mean + half, seeds, sd if seeds > 1 else float("nan"))
-    return Hierarchical(interval, float(np.sqrt(from_seeds)), float(np.sqrt(from_units)), float(df), p_value)
+    interval = Interval(mean, mean - half, mean + half, len(observed), 0.0 if sd < ROUNDING_NOISE else sd)
+    return Hierarchical(interval, seeds_part, units_part, float(df), p_value)

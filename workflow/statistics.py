@@ -209,7 +209,7 @@ def mcnemar_by_seed(truth: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> 
 
 
 def binomial_p(hits: int, n: int, chance: float) -> float:
-    """Exact probability of this many hits or more among n tries with probability ``chance``; NaN for n = 0."""
+    """Exact probability of this many hits or more in n tries with probability ``chance``; NaN for n = 0."""
     return float(stats.binomtest(hits, n, chance, alternative="greater").pvalue) if n else float("nan")
 
 
