@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from workflow import tasks
-from workflow.declarations import WORKFLOW, load_yaml
+from workflow.declarations import WORKFLOW, load_methods, load_yaml
 from workflow.files import read_json
 from workflow.statistics import mean_t_interval
 
@@ -63,11 +63,8 @@ def titles(metric: str, impl: str) -> str:
 
 
 def declared() -> tuple[dict, dict]:
-    """Return the datasets and the methods that are declared."""
-    return (
-        load_yaml(WORKFLOW / "datasets.yaml", "datasets"),
-        load_yaml(WORKFLOW / "methods.yaml", "methods"),
-    )
+    """Return the datasets and the methods that are declared, modes and variants among these."""
+    return load_yaml(WORKFLOW / "datasets.yaml", "datasets"), load_methods()
 
 
 def dataset_title(name: str, entry: dict) -> str:
@@ -134,6 +131,8 @@ def published(dataset: str, metric: str) -> dict[str, float]:
 def results_table(rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: str) -> pd.DataFrame:
     """Summarise one dataset: a line per method, the best headline first, failed methods last.
 
+    A mode of a method is a line; variants of defects and conflicts stand in the sensitivity table only.
+
     Returns
     -------
     pandas.DataFrame
@@ -149,6 +148,8 @@ def results_table(rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: st
     said = published(dataset, headline[0][0])
     lines = []
     for method, mine in runs.groupby("method", sort=False):
+        if methods[method].get("variant"):
+            continue
         ok = mine[mine["status"] == "ok"]
         line: dict[str, Any] = {
             "method": method,

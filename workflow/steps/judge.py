@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from workflow.declarations import WORKFLOW, load_yaml
+from workflow.declarations import WORKFLOW, load_methods, load_yaml
 from workflow.files import atomic, read_json
 from workflow.present import read_scores
 from workflow.verdicts import judge
@@ -34,7 +34,7 @@ def main() -> int:
         rows,
         runs,
         datasets=set(load_yaml(WORKFLOW / "datasets.yaml", "datasets")),
-        methods=set(load_yaml(WORKFLOW / "methods.yaml", "methods")),
+        methods=set(load_methods()),
         selected=set(zip(runs["task"], runs["dataset"], runs["method"], strict=True)),
         efficiency=read_json(args.efficiency) if args.efficiency else None,
     )
