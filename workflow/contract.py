@@ -14,7 +14,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-
 PROBE = re.compile(r"epoch_[1-9]\d*|order_\d+|padding|cls_last")
 
 
