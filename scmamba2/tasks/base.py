@@ -112,6 +112,7 @@ class Task:
         self.model: ScMamba2 | None = None
         self.history: list[dict[str, float]] = []
         self.coverage = float("nan")
+        self.warned: list[str] = []  # what was said once, by copies of this task too
 
     def _check(self) -> None:
         """Raise a ValueError if the configuration makes no sense for the task."""
@@ -279,7 +280,8 @@ class Task:
         if self.config.oov == "pad":
             ids, columns = np.where(ids < 0, vocabulary.pad, ids), np.arange(adata.n_vars)
         room = (self.config.max_length or len(columns) + 1) - 1
-        if self.config.include_zero_genes and len(columns) > room:
+        if self.config.include_zero_genes and len(columns) > room and not self.warned:
+            self.warned.append("cut")
             log.warning(
                 "%d genes, but max_length leaves room for %d: each cell keeps a random part of them. "
                 "Select highly variable genes first, or raise max_length",

@@ -109,9 +109,9 @@ class Integrator(Task):
         heads = {"n_batches": len(batches), "explicit_zeros": True, "mvc": True, "adversarial": True}
         # What decides the epoch is computed, trained or not; heads stay, so the first weights are the same.
         wanted = (*(self.training.losses or LOSSES), self.training.criterion.removesuffix("_zero"))
-        names = tuple(name for name in self.terms if name in wanted)
-        terms = objective if names == LOSSES else partial(objective, names=names)
-        self._fit(adata, terms, heads, {"batch_key": batch_key, "batches": batches}, on_epoch, batches=ids)
+        chosen = tuple(name for name in self.terms if name in wanted)
+        loss = objective if chosen == LOSSES else partial(objective, names=chosen)
+        self._fit(adata, loss, heads, {"batch_key": batch_key, "batches": batches}, on_epoch, batches=ids)
         return self
 
     def transform(self, adata: Any, *, probe: str | None = None) -> np.ndarray:
@@ -154,7 +154,7 @@ def objective(model: Any, batch: Batch, names: Sequence[str] = LOSSES) -> dict[s
     place = batch.mask.flatten().nonzero().squeeze(1)
     cell = torch.div(place, batch.mask.shape[1], rounding_mode="floor")
     target, labels = batch.targets.flatten()[place], batch.batches[cell]
-    terms = {}
+    terms: dict[str, Tensor] = {}
     if "gep" in names:
         value, nonzero = model.decode_tokens(hidden.flatten(0, 1).index_select(0, place), labels)
         terms |= {"gep": squared_error(value, target), "gep_zero": nonzero_nll(nonzero, target)}
