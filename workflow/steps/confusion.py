@@ -112,9 +112,8 @@ def draw(
             for (row, column), share in np.ndenumerate(matrix):
                 if share >= 0.005:
                     colour = "white" if share > 0.55 else "k"
-                    ax.text(
-                        column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=colour
-                    )
+                    text = "all" if share >= 0.995 else f"{100 * share:.0f}"  # three digits do not fit
+                    ax.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
     rows = [
         f"{shorten_middle(label)} ({count}) {i}" for i, (label, count) in enumerate(counts.items(), start=1)
     ]
@@ -125,7 +124,7 @@ def draw(
     bar.ax.tick_params(labelsize=SMALL)
     bar.outline.set_visible(False)  # type: ignore[operator]
     seeds = "1 seed" if n_seeds == 1 else f"mean over {n_seeds} seeds"
-    numbers = "; numbers: percent" if size <= NUMBERED else ""
+    numbers = "; numbers: percent, all: 100" if size <= NUMBERED else ""
     heading(fig, title, f"rows sum to 1, {seeds}{numbers}; grey: no query cell of that type")
     return fig
 

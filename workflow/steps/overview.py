@@ -59,12 +59,12 @@ def with_difference(claims: pd.DataFrame) -> pd.Series:
 
 
 def claim_label(claim: pd.Series) -> str:
-    """Name a claim in a line: its id, its data set, metric, and the number of seeds."""
+    """Name a claim in a line: its id, its data set and its metric."""
     metric = METRIC_TITLES.get(claim["metric"], claim["metric"])
     dataset = f" {claim['dataset']}," if isinstance(claim["dataset"], str) else ""
     mode = claim.get("mode")
     mode = f" ({mode})" if isinstance(mode, str) and mode not in ("", "repaired") else ""
-    return f"{claim['claim_id']}{dataset} {metric}{mode}, n = {claim['n_seeds']:.0f}"
+    return f"{claim['claim_id']}{dataset} {metric}{mode}"
 
 
 def difference_panel(
@@ -113,9 +113,9 @@ def why_nothing_comparable(claims: pd.DataFrame) -> str:
     stated = claims[claims["paper_value"].notna()]
     run = stated[stated["ours"].notna()]
     if run.empty:
-        return f"none of the {len(stated)} values that the paper states was run in this selection"
+        return "no claim for which the paper states a value was run in this selection"
     departures = sorted({word for text in run["departures"].fillna("") for word in text.split("; ") if word})
-    return f"{len(run)} values were run, none as in the paper: {', '.join(departures)}"
+    return f"values were run, but none as in the paper: {', '.join(departures)}"
 
 
 def draw_forest(claims: pd.DataFrame) -> plt.Figure:
@@ -131,7 +131,7 @@ def draw_forest(claims: pd.DataFrame) -> plt.Figure:
     if not panels:
         words = f"No claim has a number. {why_nothing_comparable(claims).capitalize()}."
         return notice(title, words)
-    height = 0.19 * n_lines + 0.75 * len(panels) + 0.85 + list_height
+    height = 0.175 * n_lines + 0.75 * len(panels) + 0.85 + list_height
     fig, axes = plt.subplots(
         len(panels),
         1,
@@ -140,13 +140,17 @@ def draw_forest(claims: pd.DataFrame) -> plt.Figure:
         squeeze=False,
         layout="constrained",
     )
-    notes = ["n: seeds; line: 95 % interval over seeds (none: one seed, or the same on every seed)"]
+    seeds = sorted(set(pd.concat([lines["n_seeds"] for _, lines in panels]).astype(int)))
+    n = f"n = {seeds[0]} seeds" if len(seeds) == 1 else "n: seeds"
+    notes = [f"{n}; line: 95 % interval (none: one seed, or the same on every seed)"]
     if first.empty:
         notes.append(f"Ours minus published: not drawn; {why_nothing_comparable(claims)}")
     heading(fig, title, "\n".join(textwrap.fill(note, 118) for note in notes))
     handles = []
     for ax, (name, lines) in zip(axes[:, 0], panels, strict=True):
         labels = [claim_label(claim) for _, claim in lines.iterrows()]
+        if len(seeds) > 1:
+            labels = [f"{label}, n = {n:.0f}" for label, n in zip(labels, lines["n_seeds"], strict=True)]
         if name == "first":
             difference_panel(ax, lines, "ours", "paper_value", ("ours_low", "ours_high"))
             ax.set_xlabel("ours − published (metric, 0 to 1)", fontsize=7)
@@ -160,7 +164,7 @@ def draw_forest(claims: pd.DataFrame) -> plt.Figure:
                 handles.append(Line2D([], [], ls="", marker="|", color="k", ms=8, label="claimed margin"))
             pairs = zip(labels, lines["subject"], lines["comparator"], strict=True)
             labels = [f"{label}: {subject} − {other}" for label, subject, other in pairs]
-        ax.set_yticks(range(len(lines)), [textwrap.shorten(text, 70, placeholder="…") for text in labels])
+        ax.set_yticks(range(len(lines)), [textwrap.shorten(text, 74, placeholder="…") for text in labels])
         ax.tick_params(labelsize=SMALL)
         verdict_column(ax, lines)
     used = [group for group in LOOKS if group in {GROUPS[v] for _, lines in panels for v in lines["verdict"]}]
