@@ -146,6 +146,11 @@ def load_yaml(path: str | Path, schema: str | None = None, *, partial: bool = Fa
     return data
 
 
+def load_methods() -> dict[str, dict]:
+    """Return every method that is declared, by name."""
+    return load_yaml(WORKFLOW / "methods.yaml", "methods")
+
+
 _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
 
 
@@ -262,7 +267,7 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
     files = ", ".join(_shown(Path(p)) for p in configfiles) or "config"
     check(config, "config", f"configuration ({files} and --config)")
     datasets = load_yaml(WORKFLOW / "datasets.yaml", "datasets")
-    methods = load_yaml(WORKFLOW / "methods.yaml", "methods")
+    methods = load_methods()
 
     for name, entry in datasets.items():
         needs = {"label", "batch"} if "integration" in entry["tasks"] else {"label"}

@@ -33,19 +33,23 @@ rule score:
 
 
 rule judge:
-    """Gather all rows and give each claim its verdict."""
+    """Gather all rows, summarise the methods and give each claim its verdict."""
     input:
         scores=scores_of_plan,
         efficiency=MEASURED,
+        facts=facts_of_claims(),
         claims=ROOT / "workflow/claims.yaml",
         code=[
             ROOT / "workflow/verdicts.py",
+            ROOT / "workflow/comparisons.py",
             ROOT / "workflow/statistics.py",
             ROOT / "workflow/efficiency/analysis.py",
+            ROOT / "workflow/steps/judge.py",
         ],
     output:
         rows="<results>/rows.parquet",
         runs="<results>/runs.csv",
+        summary="<results>/summary.csv",
         claims="<results>/claims.csv",
     log:
         "<results>/logs/judge.log",
@@ -53,11 +57,13 @@ rule judge:
         "../../envs/bench.yaml"
     resources:
         mem_mb=8000,
-        runtime=30,
+        runtime=60,
+    params:
+        call=CALL,
     shell:
-        "python -m workflow.steps.judge --scores {input.scores}"
-        " --efficiency {input.efficiency} --rows {output.rows}"
-        " --runs {output.runs} --verdicts {output.claims} > {log} 2>&1"
+        "python -m workflow.steps.judge --scores {input.scores} --facts {input.facts}"
+        " --efficiency {input.efficiency} --call {params.call:q} --rows {output.rows} --runs {output.runs}"
+        " --summary {output.summary} --verdicts {output.claims} > {log} 2>&1"
 
 
 rule tables:
@@ -66,6 +72,7 @@ rule tables:
         scores=scores_of_plan,
         efficiency=MEASURED,
         claims="<results>/claims.csv",
+        summary="<results>/summary.csv",
         code=[ROOT / "workflow/steps/tables.py", ROOT / "workflow/present.py"],
     output:
         "<results>/tables/summary.txt",
@@ -80,7 +87,7 @@ rule tables:
         words=words_of_plan,
     shell:
         "python -m workflow.steps.tables --scores {input.scores} --claims {input.claims}"
-        " --efficiency {input.efficiency} --results {params.results:q} > {log} 2>&1"
+        " --summary {input.summary} --efficiency {input.efficiency} --results {params.results:q} > {log} 2>&1"
 
 
 rule figures:

@@ -278,7 +278,8 @@ def caption_of(n_seeds: int) -> str:
     if n_seeds == 1:
         cells = "One seed, so there is no interval"
     else:
-        cells = f"Mean over {n_seeds} seeds ± half of its 95 % t interval. {SAME_MEANS[:-1]}"
+        cells = f"Mean over {n_seeds} seeds ± half of its 95 % interval (of labels: over seeds and cells)"
+        cells += f". {SAME_MEANS[:-1]}"
     return f"{cells}. Higher is better, range 0 to 1. Time and peak memory: median of one run."
 
 
@@ -286,17 +287,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="Parquet of each method")
     parser.add_argument("--claims", type=Path, required=True)
+    parser.add_argument("--summary", type=Path, required=True, help="summary.csv of the judge step")
     parser.add_argument("--efficiency", type=Path, nargs="?", help="measurements.json, if it was measured")
     parser.add_argument("--results", type=Path, required=True, help="folder of this selection")
     args = parser.parse_args()
 
     folder = args.results / "tables"
-    rows, runs = read_scores(args.scores)
-    claims = pd.read_csv(args.claims)
+    _, runs = read_scores(args.scores)
+    claims, summaries = pd.read_csv(args.claims), pd.read_csv(args.summary)
     datasets, _ = declared()
     sections = []
     for task, dataset in runs[["task", "dataset"]].drop_duplicates().itertuples(index=False):
-        table = results_table(rows, runs, task, dataset)
+        table = results_table(summaries, runs, task, dataset)
         text = readable(table, task)
         title = f"{dataset_title(dataset, datasets[dataset])}: {task}"
         caption = caption_of(runs.loc[runs["dataset"] == dataset, "seed"].nunique())
