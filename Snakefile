@@ -33,6 +33,7 @@ rule all:
         "<results>/tables/summary.txt",
         "<results>/claims.csv",
         "<results>/sensitivity.csv",
+        "<results>/costs.csv",
         figures_of_plan(),
 
 
