@@ -66,7 +66,14 @@ rule tables:
         scores=scores_of_plan,
         efficiency=MEASURED,
         claims="<results>/claims.csv",
-        code=[ROOT / "workflow/steps/tables.py", ROOT / "workflow/present.py"],
+        summary="<results>/summary.csv",
+        code=[
+            ROOT / "workflow/steps/tables.py",
+            ROOT / "workflow/present.py",
+            ROOT / "workflow/headline.py",
+            ROOT / "workflow/html_tables.py",
+            ROOT / "workflow/gate.py",
+        ],
     output:
         "<results>/tables/summary.txt",
         tables_of_plan(),
@@ -80,7 +87,8 @@ rule tables:
         words=words_of_plan,
     shell:
         "python -m workflow.steps.tables --scores {input.scores} --claims {input.claims}"
-        " --efficiency {input.efficiency} --results {params.results:q} > {log} 2>&1"
+        " --summary {input.summary} --efficiency {input.efficiency} --results {params.results:q}"
+        " > {log} 2>&1"
 
 
 rule figures:

@@ -147,7 +147,7 @@ def number(value: Any, signed: bool = False) -> str:
     value = float(value)
     if np.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if abs(value) >= 1000:
+    if abs(value) >= 1000 or (value.is_integer() and abs(value) > 1):  # a count
         text = f"{value:+,.0f}" if signed else f"{value:,.0f}"
     else:
         text = f"{value:+.3f}" if signed else f"{value:.3f}"
@@ -202,7 +202,9 @@ def why_undecided(line: dict[str, Any]) -> str:
     return f"The {found[1]} is {found[2]}" if found else (first[:1].upper() + first[1:] or "No reason was given")
 
 
-def claim_view(line: dict[str, Any], names: dict[str, str], folder: Path) -> dict[str, Any]:
+def claim_view(
+    line: dict[str, Any], names: dict[str, str], methods: dict[str, str], folder: Path
+) -> dict[str, Any]:
     """Put one line of claims.csv into words; strings are escaped by the template, not here."""
     view: dict[str, Any] = {k: "" if pd.isna(v) else v for k, v in line.items()}
     view["id"] = slug("claim", line["claim_id"], view["dataset"], view["metric"])
@@ -211,11 +213,13 @@ def claim_view(line: dict[str, Any], names: dict[str, str], folder: Path) -> dic
     view["where"] = "" if view["where"] == "-" else view["where"]
     view["on"] = names.get(view["dataset"], view["dataset"])
     view["what"] = METRIC_TITLES.get(view["metric"], view["metric"].replace("_", " "))
-    ours = line["ours"]
-    # a count of ours (parameters, cells) has no interval and no seeds
-    view["ours"], view["ours_interval"] = number(ours), interval(line["ours_low"], line["ours_high"])
-    view["paper_value"] = number(line["paper_value"])
+    view["ours"], view["ours_interval"] = number(line["ours"]), interval(line["ours_low"], line["ours_high"])
+    view["paper_value"], view["claimed_margin"] = number(line["paper_value"]), number(line["claimed_margin"])
     view["n_seeds"] = 0 if pd.isna(line["n_seeds"]) else int(line["n_seeds"])
+    view["measured"] = pd.notna(line["ours"]) and view["n_seeds"] > 0
+    for key in ("subject", "comparator", "best_trivial"):
+        named = str(view[key]).split(", ")
+        view[f"{key}_title"] = ", ".join(methods.get(name, name) for name in named)
     view["delta"] = number(line["delta"], signed=True)
     view["delta_interval"] = interval(line["delta_low"], line["delta_high"], signed=True)
     view["best_trivial_value"] = number(line["best_trivial_value"])
@@ -225,9 +229,10 @@ def claim_view(line: dict[str, Any], names: dict[str, str], folder: Path) -> dic
     view["p_holm"], view["mde"] = p_text(line["p_holm"]), number(line["mde"])
     view["departures"] = [part for part in str(view["departures"]).split("; ") if part]
     view["because"] = why_undecided(view)
+    # a statistic that was not computed has no line; its column was empty before it was written as a dash
     write = {"number": number, "p": p_text, "count": lambda v: f"{v:,.0f}" if np.isfinite(v) else "∞", str: str}
     view["statistics"] = [
-        (words, write[how](line[key])) for key, words, how in STATISTICS if view[key] not in ("", None)
+        (words, write[how](line[key])) for key, words, how in STATISTICS if pd.notna(line[key])
     ]
     paths = str(view["files"]).split()
     view["files"] = [(path, (folder / path).exists()) for path in paths]
@@ -249,10 +254,12 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def claims_section(claims: pd.DataFrame, names: dict[str, str], folder: Path) -> dict[str, Any]:
+def claims_section(
+    claims: pd.DataFrame, names: dict[str, str], methods: dict[str, str], folder: Path
+) -> dict[str, Any]:
     """Count the verdicts and part the claims into decided ones and, by their reason, undecided ones."""
     claims = claims.reindex(columns=COLUMNS)
-    views = [claim_view(line, names, folder) for line in claims.to_dict("records")]
+    views = [claim_view(line, names, methods, folder) for line in claims.to_dict("records")]
     taken: dict[str, int] = {}
     for view in views:  # two lines may differ in the implementation of the metric alone
         taken[view["id"]] = taken.get(view["id"], 0) + 1
@@ -260,9 +267,10 @@ def claims_section(claims: pd.DataFrame, names: dict[str, str], folder: Path) ->
             view["id"] += f"-{taken[view['id']]}"
     rank = list(VERDICT_CLASSES)
     decided = [view for view in views if view["verdict"] not in UNDECIDED]
+    measured = [view for view in decided if view["measured"]]
     groups = [
-        ("Claims of the paper", [view for view in decided if view["source"] == "paper"]),
-        ("Questions of this suite", [view for view in decided if view["source"] != "paper"]),
+        ("The paper's comparisons", [view for view in measured if view["source"] == "paper"]),
+        ("Questions of this suite", [view for view in measured if view["source"] != "paper"]),
     ]
     undecided: dict[tuple[str, str], list] = {}
     for view in views:
@@ -274,7 +282,10 @@ def claims_section(claims: pd.DataFrame, names: dict[str, str], folder: Path) ->
         "counts": [(word, int(counts[word])) for word in rank if word in counts],
         "total": len(views),
         "n_claims": claims["claim_id"].nunique(),
-        "groups": [(title, sorted(mine, key=lambda v: rank.index(v["verdict"]))) for title, mine in groups if mine],
+        "groups": [(title, sorted(mine, key=lambda v: rank.index(v["verdict"]))) for title, mine in groups],
+        "in_words": sorted(
+            (view for view in decided if not view["measured"]), key=lambda v: rank.index(v["verdict"])
+        ),
         "undecided": sorted(undecided.items(), key=lambda item: (rank.index(item[0][0]), -len(item[1]))),
         "n_against": len(against),
         "n_beaten": sum(view["beaten"] for view in against),
@@ -571,7 +582,8 @@ def build(folder: Path, registers: Path = WORKFLOW) -> str:
     runs = pd.read_csv(folder / "runs.csv")
     claims = pd.read_csv(folder / "claims.csv")
     summary, sensitivity = read(folder, "summary.csv"), read(folder, "sensitivity.csv")
-    datasets, _ = declared()
+    datasets, methods = declared()
+    titles_of = {name: entry["title"] for name, entry in methods.items()}
     names = {name: dataset_title(name, entry) for name, entry in datasets.items()}
     pairs = list(runs[["task", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
     lists = {}
@@ -595,7 +607,7 @@ def build(folder: Path, registers: Path = WORKFLOW) -> str:
         classes=VERDICT_CLASSES,
         means=VERDICT_MEANS,
         slug=slug,
-        claims=claims_section(claims, names, folder),
+        claims=claims_section(claims, names, titles_of, folder),
         room=room_section(read(folder, "room.csv"), names),
         headlines=headline_section(folder, summary, runs, names),
         figures=figures_section(folder, pairs, names),
