@@ -171,7 +171,7 @@ def test_medians_over_runs():
 
 
 def test_the_longest_name_that_fits_sets_the_price():
-    prices = {"default": 1.0, "A100": 2.0, "a100-sxm4-80gb": 3.0}
+    prices = {"default": 1.0, "NVIDIA": 2.0, "a100-sxm4-80gb": 3.0}
     assert of_card(prices, "NVIDIA A100-SXM4-80GB") == 3.0
     assert of_card(prices, "NVIDIA A100-PCIE-40GB") == 2.0
     assert of_card(prices, "Another") == 1.0

@@ -40,7 +40,7 @@ from workflow.present import (
 from workflow.statistics import mean_t_interval
 
 MARKERS = "osD^vP"
-PER_ROW = 6  # panels side by side, to stay legible on a page
+PER_ROW = 4  # panels side by side, to stay legible on a page
 
 
 def umap(matrix: np.ndarray) -> np.ndarray:
@@ -65,7 +65,7 @@ def scatter(ax: plt.Axes, xy: np.ndarray, values: np.ndarray, styles: dict[str, 
     for name, (colour, marker) in styles.items():
         mine = order[values[order] == name]
         ax.scatter(
-            xy[mine, 0], xy[mine, 1], s=5, color=colour, marker=marker, lw=0, alpha=0.8, rasterized=True
+            xy[mine, 0], xy[mine, 1], s=3, color=colour, marker=marker, lw=0, alpha=0.8, rasterized=True
         )
     frame(ax)
 
@@ -73,10 +73,13 @@ def scatter(ax: plt.Axes, xy: np.ndarray, values: np.ndarray, styles: dict[str, 
 def legend(ax: plt.Axes, styles: dict[str, tuple], title: str) -> None:
     """Put a legend into the empty axes at the end of a row."""
     handles = [
-        Line2D([], [], color=colour, marker=marker, ls="", ms=5, label=name)
+        Line2D([], [], color=colour, marker=marker, ls="", ms=4, label=textwrap.shorten(name, 30))
         for name, (colour, marker) in styles.items()
     ]
-    ax.legend(handles=handles, title=title, loc="center left", frameon=False, alignment="left")
+    ax.legend(
+        handles=handles, title=title, loc="upper left", frameon=False, alignment="left", fontsize=SMALL,
+        title_fontsize=7, borderaxespad=0, handletextpad=0.1, labelspacing=0.3,
+    )  # fmt: skip
 
 
 def panels(n: int, title: str) -> tuple[plt.Figure, np.ndarray]:
@@ -85,11 +88,11 @@ def panels(n: int, title: str) -> tuple[plt.Figure, np.ndarray]:
     fig, axes = plt.subplots(
         2 * n_pairs,
         n_columns + 1,
-        figsize=(1.75 * n_columns + 1.7, 3.9 * n_pairs + 0.6),
+        figsize=(1.3 * n_columns + 1.7, 3.1 * n_pairs + 0.5),
         squeeze=False,
         layout="constrained",
     )
-    fig.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
+    heading(fig, title)
     for ax in [*(ax for i in range(n, n_pairs * n_columns) for ax in place(axes, i)), *axes[:, -1]]:
         ax.axis("off")
     return fig, axes
@@ -97,7 +100,7 @@ def panels(n: int, title: str) -> tuple[plt.Figure, np.ndarray]:
 
 def title_of(ax: plt.Axes, name: str) -> None:
     """Write a method's name above its panel."""
-    ax.set_title(name, linespacing=1.1, va="bottom")
+    ax.set_title(name, linespacing=1.1, va="bottom", fontsize=7)
 
 
 def figure_name(title: str, runs: pd.DataFrame) -> str:
@@ -105,7 +108,7 @@ def figure_name(title: str, runs: pd.DataFrame) -> str:
     scale = next((info["scale"] for info in runs["info"] if info.get("scale")), "")
     changed = "parameters changed" if runs.iloc[0]["changed_params"] else ""
     below = ", ".join(note for note in (scale, changed) if note)
-    return "\n".join([title, *textwrap.wrap(below, 26)])
+    return "\n".join([title, *textwrap.wrap(below, 24)])
 
 
 def first_outputs(runs: pd.DataFrame, folders: dict[str, Path]) -> dict[str, ad.AnnData | str]:
@@ -199,11 +202,11 @@ def draw_headline(
     fig, axes = plt.subplots(
         1,
         len(headline),
-        figsize=(2.05 * len(headline) + 1.8, 0.42 * len(order) + 1.4),
+        figsize=(TWO_COLUMNS, 0.34 * len(order) + 1.2),
         sharey=True,
         layout="constrained",
     )
-    fig.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
+    heading(fig, title)
     for ax, (metric, impl) in zip(axes, headline, strict=True):
         mine = rows[(rows["metric"] == metric) & (rows["metric_impl"] == impl)]
         for y, method in enumerate(order):
@@ -228,13 +231,16 @@ def draw_headline(
             if said is not None:
                 ax.scatter(said, y, s=45, fc="none", ec="k", lw=0.9, zorder=4)
                 rings = True
-        ax.set(xlim=(0, 1), xlabel=titles(metric, impl), yticks=range(len(order)))
+        ax.set(xlim=(0, 1), yticks=range(len(order)), xticks=[0, 0.5, 1])
+        ax.set_xticks(np.arange(0.1, 1, 0.1), minor=True)
+        ax.set_xlabel(titles(metric, impl), fontsize=7)
+        ax.tick_params(labelsize=7)
         ax.set_ylim(-0.6, len(order) - 0.4)
-        ax.grid(axis="x", color="0.9", lw=0.6)
+        ax.grid(axis="x", which="both", color="0.9", lw=0.6)
         ax.set_axisbelow(True)
-        ax.tick_params(length=0)
+        ax.tick_params(which="both", length=0)
         sns.despine(ax=ax, left=True)
-    axes[0].set_yticklabels([names[m] for m in order])
+    axes[0].set_yticklabels([names[m] for m in order], fontsize=SMALL)
     used = [k for k in KIND_COLOURS if k in set(kinds)]
     handles = [Line2D([], [], color=KIND_COLOURS[k], lw=3, label=KIND_TITLES[k]) for k in used]
     if rings:
@@ -242,7 +248,7 @@ def draw_headline(
     if cut:
         label = "interval goes on"
         handles.append(Line2D([], [], marker=">", ls="", color="0.3", ms=4, label=label))
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7)
     return fig
 
 
