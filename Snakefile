@@ -32,6 +32,7 @@ rule all:
         records_of_plan(),
         "<results>/tables/summary.txt",
         "<results>/claims.csv",
+        "<results>/sensitivity.csv",
         "<results>/costs.csv",
         figures_of_plan(),
 

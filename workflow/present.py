@@ -62,7 +62,7 @@ def titles(metric: str, impl: str) -> str:
 
 
 def declared() -> tuple[dict, dict]:
-    """Return the datasets and the methods that are declared."""
+    """Return the datasets and the methods that are declared, modes and variants among these."""
     return load_yaml(WORKFLOW / "datasets.yaml", "datasets"), load_methods()
 
 
@@ -140,7 +140,7 @@ def published(dataset: str, metric: str) -> dict[str, float]:
 def results_table(summary: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: str) -> pd.DataFrame:
     """Summarise one dataset: a line per method, the best headline first, failed methods last.
 
-    Variants of a method that differ by one toggle do not stand here but in the sensitivity table.
+    A mode of a method is a line; variants of defects and conflicts stand in the sensitivity table only.
 
     Parameters
     ----------

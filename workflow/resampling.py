@@ -18,7 +18,7 @@ crossed  Every seed scored the same units; one resample of units serves all seed
          random effects; the plain bootstrap counts that noise three times.
 nested   Every seed has units of its own. Scores of seeds then differ by their units' noise as well,
          so ``se**2 = V_seeds / S`` holds it all: the t interval over seeds, whose level is exact
-         for normal scores however the variance divides. The draws tell the units' share of it.
+         for normal scores however the variance divides. Nothing is drawn.
 
 Degrees of freedom of a sum of two estimated variances: ``1 / df = sum(share_i / df_i)``. Satterthwaite
 (1946) squares the shares, which covers only 92 % with 3 seeds, because seeds that agree by luck
@@ -99,7 +99,7 @@ def hierarchical_mean(
     level
         Confidence level, between 0 and 1.
     draws
-        Resamples of the units.
+        Resamples of crossed units; nested units need none.
     rng
         Source of the draws.
     crossed
@@ -129,11 +129,11 @@ def hierarchical_mean(
     if crossed:
         resampled = [counts @ values.T for counts in _resamples(values.shape[1], draws, rng)]
         return _crossed(observed, np.concatenate(resampled) / values.shape[1], values.shape[1], level)
-    units = 0.0
-    for row, keep, n in zip(values, found, n_units, strict=True):
-        means = np.concatenate([counts @ row[keep] for counts in _resamples(n, draws, rng)]) / n
-        units += (n / (n - 1) if n > 1 else np.nan) * means.var() / len(values) ** 2
-    return _nested(observed, units, float((n_units - 1).sum()), level)
+    noise = [
+        row[keep].var(ddof=1) / n if n > 1 else np.nan
+        for row, keep, n in zip(values, found, n_units, strict=True)
+    ]
+    return _nested(observed, sum(noise) / len(values) ** 2, float((n_units - 1).sum()), level)
 
 
 def label_scores(

@@ -50,14 +50,16 @@ def test_crossed_variance_is_that_of_the_two_way_layout_with_random_effects():
     assert found.se**2 == pytest.approx(squares.sum() / values.size, rel=0.03)
     assert found.interval.mean == pytest.approx(values.mean())
     assert found.interval.sd == pytest.approx(of_seeds.std(ddof=1))
+    assert found.se_seeds == pytest.approx(found.interval.sd / np.sqrt(5))
+    assert found.se**2 / found.df == pytest.approx(found.se_seeds**2 / 4 + found.se_units**2 / 39)
 
 
 def test_nested_interval_is_the_t_interval_over_seeds_and_names_the_share_of_the_units():
     values = rng().normal(size=(6, 30)) + rng(1).normal(size=(6, 1))
-    found = hierarchical_mean(values, draws=40_000, rng=rng(), crossed=False)
+    found = hierarchical_mean(values, rng=rng(), crossed=False)
     assert found.interval == pytest.approx(mean_t_interval(values.mean(axis=1)))
     assert found.df == 5
-    assert found.se_units == pytest.approx(np.sqrt(values.var(axis=1, ddof=1).mean() / 180), rel=0.02)
+    assert found.se_units == pytest.approx(np.sqrt(values.var(axis=1, ddof=1).mean() / 180))
 
 
 def test_nested_seeds_may_have_different_numbers_of_units_and_count_alike():
@@ -257,14 +259,14 @@ def test_wrong_shapes_and_missing_labels_are_refused():
         hierarchical_labels(truth, np.where(ours == "B cell", None, ours), rng=rng())
 
 
-# Coverage. Standard error of a share of .95 over 1,000 repetitions: .007
+# Coverage. The standard error of a share of .95 over 600 repetitions is .009
 
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize(("crossed", "own"), [(True, 0.0), (True, 0.5), (True, 1.0), (False, 1.0)], ids=str)
 @pytest.mark.parametrize(("ratio", "seeds"), [(0, 3), (1, 3), (0.1, 10)])
 def test_interval_covers_the_mean(binary, crossed, own, ratio, seeds):
-    draw, units, repeats = rng(7), 150, 1000
+    draw, units, repeats = rng(7), 80, 600
     per_unit = (1 - own) / units + own / (units * seeds) if crossed else 1 / (units * seeds)
     spread = np.sqrt(ratio * seeds * per_unit)  # seeds' share of the variance over the units' share
     cut = 0.7 * np.sqrt(1 + spread**2)
@@ -275,16 +277,16 @@ def test_interval_covers_the_mean(binary, crossed, own, ratio, seeds):
         values = values + draw.normal(0, np.sqrt(own) if crossed else 1, (seeds, units))
         truth = stats.norm.cdf(0.7) if binary else cut
         interval = hierarchical_mean(
-            values > 0 if binary else values, draws=200, rng=draw, crossed=crossed
+            values > 0 if binary else values, draws=150, rng=draw, crossed=crossed
         ).interval
         hits += interval.low <= truth <= interval.high
-    assert 0.925 <= hits / repeats <= 0.98
+    assert 0.925 <= hits / repeats <= 0.975
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 @pytest.mark.parametrize("paired", [False, True])
 def test_label_interval_covers_what_repetitions_show_on_average(metric, paired):
-    draw, repeats, seeds, cells = rng(3), 500, 3, 300
+    draw, repeats, seeds, cells = rng(3), 400, 3, 200
     results = []
     for _ in range(repeats):
         truth = draw.choice(4, cells, p=[0.4, 0.3, 0.2, 0.1])
@@ -293,7 +295,7 @@ def test_label_interval_covers_what_repetitions_show_on_average(metric, paired):
             latent = 0.8 + gain + draw.normal(0, 0.15, (seeds, 1)) + difficulty
             right = latent + draw.normal(0, 0.6, (seeds, cells)) > 0
             sides.append(np.where(right, truth, (truth + draw.integers(1, 4, right.shape)) % 4))
-        results.append(hierarchical_labels(truth, *sides, metric=metric, draws=200, rng=draw).interval[:3])
+        results.append(hierarchical_labels(truth, *sides, metric=metric, draws=150, rng=draw).interval[:3])
     mean, low, high = np.transpose(results)
     covered = np.mean((low <= mean.mean()) & (mean.mean() <= high))
     assert 0.92 <= covered <= 0.98

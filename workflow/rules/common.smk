@@ -142,12 +142,13 @@ def runs_of(wildcards):
 
 
 def scores_of_dataset(wildcards):
-    """Scores of every method on one dataset."""
+    """Scores of every method on one dataset, but for variants of defects and conflicts: figures show none."""
+    methods = PLAN.methods_for(wildcards.task)
     return expand(
         "<results>/scores/{task}/{dataset}/{method}.parquet",
         task=wildcards.task,
         dataset=wildcards.dataset,
-        method=PLAN.methods_for(wildcards.task),
+        method=[name for name in methods if not PLAN.methods[name].get("variant")],
     )
 
 

@@ -216,3 +216,27 @@ rule costs:
     shell:
         "python -m workflow.steps.costs --scores {input.scores} --runs-folder {params.runs}"
         " --cost {params.cost:q} --costs {output} > {log} 2>&1"
+
+
+rule sensitivity:
+    """Say what modes, defects, conflicts, metrics, epochs and gene orders do to the numbers."""
+    input:
+        scores=scores_of_plan,
+        defects=ROOT / "workflow/defects.yaml",
+        conflicts=ROOT / "workflow/conflicts.yaml",
+        code=[
+            ROOT / "workflow/steps/sensitivity.py",
+            ROOT / "workflow/sensitivity.py",
+            ROOT / "workflow/statistics.py",
+        ],
+    output:
+        "<results>/sensitivity.csv",
+    log:
+        "<results>/logs/sensitivity.log",
+    localrule: True
+    conda:
+        "../../envs/bench.yaml"
+    params:
+        words=words_of_plan,
+    shell:
+        "python -m workflow.steps.sensitivity --scores {input.scores} --table {output} > {log} 2>&1"
