@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from sklearn.decomposition import PCA
 
 from workflow import tasks
-from workflow.costs import best_trivial, memory, span
+from workflow.costs import best_trivial, memory, span, without_probes
 from workflow.drawing import SMALL, STYLE, TWO_COLUMNS, frame, heading, notice, plain, save, say, spread
 from workflow.files import read_json
 from workflow.present import (
@@ -70,31 +70,37 @@ def scatter(ax: plt.Axes, xy: np.ndarray, values: np.ndarray, styles: dict[str, 
     frame(ax)
 
 
-def legend(ax: plt.Axes, styles: dict[str, tuple], title: str) -> None:
-    """Put a legend into the empty axes at the end of a row."""
-    handles = [
-        Line2D([], [], color=colour, marker=marker, ls="", ms=4, label=textwrap.shorten(name, 30))
-        for name, (colour, marker) in styles.items()
-    ]
-    ax.legend(
-        handles=handles, title=title, loc="upper left", frameon=False, alignment="left", fontsize=SMALL,
-        title_fontsize=7, borderaxespad=0, handletextpad=0.1, labelspacing=0.3,
+def legend(fig: plt.Figure, groups: dict[str, dict[str, tuple]]) -> None:
+    """Put one legend at the right, in which each group of names stands below its title."""
+    handles = []
+    for title, styles in groups.items():
+        handles.append(Line2D([], [], ls="", label=title))
+        for name, (colour, marker) in styles.items():
+            label = textwrap.shorten(name, 30, placeholder="…")
+            handles.append(Line2D([], [], color=colour, marker=marker, ls="", ms=4, label=label))
+    box = fig.legend(
+        handles=handles, loc="outside right upper", frameon=False, fontsize=SMALL, handletextpad=0.1,
+        labelspacing=0.3,
     )  # fmt: skip
+    for text in box.get_texts():
+        if text.get_text() in groups:
+            text.set_fontweight("bold")
 
 
 def panels(n: int, title: str) -> tuple[plt.Figure, np.ndarray]:
-    """Make a grid for ``n`` pairs of panels, one above the other, and a column at the right for legends."""
+    """Make a grid for ``n`` pairs of panels, one above the other; room at the right is for a legend."""
     n_columns, n_pairs = min(n, PER_ROW), -(-n // PER_ROW)
     fig, axes = plt.subplots(
         2 * n_pairs,
-        n_columns + 1,
+        n_columns,
         figsize=(1.3 * n_columns + 1.7, 3.1 * n_pairs + 0.5),
         squeeze=False,
         layout="constrained",
     )
     heading(fig, title)
-    for ax in [*(ax for i in range(n, n_pairs * n_columns) for ax in place(axes, i)), *axes[:, -1]]:
-        ax.axis("off")
+    for i in range(n, n_pairs * n_columns):
+        for ax in place(axes, i):
+            ax.axis("off")
     return fig, axes
 
 
@@ -146,9 +152,9 @@ def draw_integration(outputs: dict, folder: Path, names: dict[str, str], title: 
                 say(ax, str(output))
             else:
                 scatter(ax, xy, values, styles)
-    for row, what in enumerate(("cell type", "batch")):
-        legend(axes[row, -1], colourings[row][1], what)
-    axes[1, 0].set(xlabel="UMAP 1", ylabel="UMAP 2")
+    legend(fig, {"cell type": colourings[0][1], "batch": colourings[1][1]})
+    axes[1, 0].set_xlabel("UMAP 1", fontsize=7)
+    axes[1, 0].set_ylabel("UMAP 2", fontsize=7)
     return fig
 
 
@@ -165,7 +171,8 @@ def draw_annotation(outputs: dict, folder: Path, names: dict[str, str], title: s
     above, below = place(axes, 0)
     title_of(above, "truth")
     scatter(above, xy, truth, styles)
-    above.set(xlabel="UMAP 1", ylabel="UMAP 2")
+    above.set_xlabel("UMAP 1", fontsize=7)
+    above.set_ylabel("UMAP 2", fontsize=7)
     below.axis("off")
     for index, (method, output) in enumerate(outputs.items(), start=1):
         above, below = place(axes, index)
@@ -178,9 +185,8 @@ def draw_annotation(outputs: dict, folder: Path, names: dict[str, str], title: s
         right = np.where(predicted == truth, "right", "wrong")
         scatter(above, xy, predicted, styles)
         scatter(below, xy, right, verdicts)
-        below.set_xlabel(f"{(right == 'wrong').sum()} of {len(truth)} wrong")
-    legend(axes[0, -1], styles, "cell type")
-    legend(axes[1, -1], verdicts, "prediction")
+        below.set_xlabel(f"{(right == 'wrong').sum()} of {len(truth)} wrong", fontsize=7)
+    legend(fig, {"cell type": styles, "prediction": verdicts})
     return fig
 
 
@@ -393,7 +399,8 @@ def draw_cost(
     metric, impl = tasks.get(task).HEADLINE[0]
     first = rows[(rows["metric"] == metric) & (rows["metric_impl"] == impl) & (rows["unit_level"] == "run")]
     lines = []
-    for method, mine in runs[runs["status"] == "ok"].groupby("method", sort=False):
+    ok = without_probes(runs[runs["status"] == "ok"])
+    for method, mine in ok.groupby("method", sort=False):
         interval = mean_t_interval(first.loc[first["method"] == method, "value"])
         line = {"method": method, "kind": mine["kind"].iloc[0], "value": interval.mean}
         line |= {"low": interval.low, "high": interval.high, "seconds": mine["seconds"].median()}
