@@ -68,7 +68,7 @@ def declared() -> tuple[dict, dict]:
 
 def dataset_title(name: str, entry: dict) -> str:
     """Return the title of a dataset; labels of our making are called derived wherever it stands."""
-    return entry["title"] + (", derived labels" if entry["labels"] == "derived" else "")
+    return entry["title"] + (", derived labels" if entry.get("labels") == "derived" else "")
 
 
 def read_scores(paths: Iterable[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:

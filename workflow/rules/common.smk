@@ -245,6 +245,15 @@ def tables_of_plan():
         )
         for task, dataset in PLAN.pairs
     ]
+    tables += [
+        reported_table(
+            f"headline_{task}",
+            "headline_table",
+            category=task,
+            labels={"what": "methods on datasets", "form": "table"},
+        )
+        for task in dict.fromkeys(task for task, _ in PLAN.pairs)
+    ]
     if EFFICIENCY:
         labels = {"what": "time and memory against length", "form": "table"}
         tables.append(

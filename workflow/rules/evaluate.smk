@@ -73,7 +73,13 @@ rule tables:
         efficiency=MEASURED,
         claims="<results>/claims.csv",
         summary="<results>/summary.csv",
-        code=[ROOT / "workflow/steps/tables.py", ROOT / "workflow/present.py"],
+        code=[
+            ROOT / "workflow/steps/tables.py",
+            ROOT / "workflow/present.py",
+            ROOT / "workflow/headline.py",
+            ROOT / "workflow/html_tables.py",
+            ROOT / "workflow/gate.py",
+        ],
     output:
         "<results>/tables/summary.txt",
         tables_of_plan(),
@@ -87,7 +93,8 @@ rule tables:
         words=words_of_plan,
     shell:
         "python -m workflow.steps.tables --scores {input.scores} --claims {input.claims}"
-        " --summary {input.summary} --efficiency {input.efficiency} --results {params.results:q} > {log} 2>&1"
+        " --summary {input.summary} --efficiency {input.efficiency} --results {params.results:q}"
+        " > {log} 2>&1"
 
 
 rule figures:
