@@ -270,7 +270,7 @@ def costs_text(table: pd.DataFrame) -> pd.DataFrame:
     out["Energy"] = [energy(*v) for v in zip(table["energy_kwh"], table["energy_kind"], strict=True)]
     out["Money"] = [amount(*v) for v in zip(table["money"], table["currency"], strict=True)]
     out["Parameters"] = table["n_parameters"].map(parameters)
-    out["Device"] = table["device"].replace("", "–")
+    out["Device"] = table["device"].fillna("").replace("", "–")  # a CSV has no empty text
     names = [METRIC_TITLES.get(key.split("|")[0], key) for key in table["headline_metric"]]
     one = names[0] if len(set(names)) == 1 else ""
     values = [f"{v:.3f}" if np.isfinite(v) else "–" for v in table["headline"]]
