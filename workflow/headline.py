@@ -216,10 +216,7 @@ def wide(table: pd.DataFrame, datasets: Mapping[str, str]) -> tuple[pd.DataFrame
     text.columns = pd.MultiIndex.from_tuples(text.columns)
     bold = pd.DataFrame(False, index=text.index, columns=text.columns)
     for line in table[table["best"]].to_dict("records"):
-        head = (
-            datasets.get(line["dataset"], line["dataset"]),
-            METRIC_TITLES.get(line["metric"], line["metric"]),
-        )
+        head = (datasets.get(line["dataset"], line["dataset"]), METRIC_TITLES.get(line["metric"], line["metric"]))
         bold.loc[line["method"], [head]] = True
     return text, bold
 
@@ -281,7 +278,9 @@ def to_latex(headline: Headline, datasets: Mapping[str, str]) -> str:
     lines = body.splitlines()
     first = lines.index(r"\midrule") + 1
     rows = []
-    for line, (before, group) in zip(lines[first:], zip([None, *groups], groups, strict=False), strict=False):
+    for line, (before, group) in zip(
+        lines[first:], zip([None, *groups], groups, strict=False), strict=False
+    ):
         if group != before:
             rows += [r"\addlinespace"] if before else []
             rows.append(rf"\multicolumn{{{text.shape[1]}}}{{l}}{{\textit{{{_latex(group)}}}}} \\")

@@ -199,9 +199,7 @@ def why_undecided(line: dict[str, Any]) -> str:
     first = line["reason"].split(";")[0]
     first = first.removeprefix("not compared with ").rpartition(": ")[2]
     found = re.match(r"(dataset|method|task|metric) \S+ (?:of \S+ )?is (.*)$", first)
-    return (
-        f"The {found[1]} is {found[2]}" if found else (first[:1].upper() + first[1:] or "No reason was given")
-    )
+    return f"The {found[1]} is {found[2]}" if found else (first[:1].upper() + first[1:] or "No reason was given")
 
 
 def claim_view(
@@ -232,12 +230,7 @@ def claim_view(
     view["departures"] = [part for part in str(view["departures"]).split("; ") if part]
     view["because"] = why_undecided(view)
     # a statistic that was not computed has no line; its column was empty before it was written as a dash
-    write = {
-        "number": number,
-        "p": p_text,
-        "count": lambda v: f"{v:,.0f}" if np.isfinite(v) else "∞",
-        str: str,
-    }
+    write = {"number": number, "p": p_text, "count": lambda v: f"{v:,.0f}" if np.isfinite(v) else "∞", str: str}
     view["statistics"] = [
         (words, write[how](line[key])) for key, words, how in STATISTICS if pd.notna(line[key])
     ]
@@ -346,9 +339,7 @@ def picture(path: Path) -> str | None:
     return f"data:{kind};base64,{base64.b64encode(best.read_bytes()).decode('ascii')}"
 
 
-def figures_section(
-    folder: Path, pairs: Iterable[tuple[str, str]], names: dict[str, str]
-) -> list[dict[str, Any]]:
+def figures_section(folder: Path, pairs: Iterable[tuple[str, str]], names: dict[str, str]) -> list[dict[str, Any]]:
     """Return every figure of this selection that was drawn."""
     pairs = list(pairs)
     wanted = [("forest", "forest", "")]
@@ -356,8 +347,7 @@ def figures_section(
     for task, dataset in pairs:
         on = f"{task.capitalize()}, {names.get(dataset, dataset)}"
         wanted += [
-            (f"{task}_{dataset}_{kind}", kind, on)
-            for kind in ("headline", "cells", "confusion", "epochs", "cost")
+            (f"{task}_{dataset}_{kind}", kind, on) for kind in ("headline", "cells", "confusion", "epochs", "cost")
         ]
     wanted.append(("efficiency", "efficiency", ""))
     out = []
@@ -367,18 +357,8 @@ def figures_section(
         if source:
             title, caption = FIGURES[kind]
             title = f"{title}: {on}" if on else title
-            file = (
-                f"figures/{path.with_suffix('.svg').name if path.with_suffix('.svg').exists() else path.name}"
-            )
-            out.append(
-                {
-                    "id": slug("figure", stem),
-                    "title": title,
-                    "caption": caption,
-                    "source": source,
-                    "file": file,
-                }
-            )
+            file = f"figures/{path.with_suffix('.svg').name if path.with_suffix('.svg').exists() else path.name}"
+            out.append({"id": slug("figure", stem), "title": title, "caption": caption, "source": source, "file": file})
     return out
 
 
@@ -396,9 +376,7 @@ def tables_section(folder: Path, runs: pd.DataFrame, datasets: dict[str, dict]) 
         name = slug("table", task, dataset)
         gt = html_tables.great_table(readable(table, task), name, classes=row_classes(table["kind"]))
         title = f"{dataset_title(dataset, entry)}: {task}"
-        out.append(
-            {"id": f"{name}-head", "title": title, "caption": f"{caption} {entry.get('note', '')}".strip()}
-        )
+        out.append({"id": f"{name}-head", "title": title, "caption": f"{caption} {entry.get('note', '')}".strip()})
         out[-1]["table"] = Markup(html_tables.region(html_tables.bare(gt), title))
     path = folder / "efficiency/measurements.json"
     if path.is_file():
@@ -455,17 +433,7 @@ def sensitivity_section(table: pd.DataFrame | None, names: dict[str, str]) -> li
     if table is None:
         return []
     out = []
-    heads = [
-        "Changed",
-        "Dataset",
-        "Method",
-        "Metric",
-        "As judged",
-        "Changed to",
-        "Effect [95 %]",
-        "Seeds",
-        "In words",
-    ]
+    heads = ["Changed", "Dataset", "Method", "Metric", "As judged", "Changed to", "Effect [95 %]", "Seeds", "In words"]
     for kind, mine in table.groupby("kind", sort=False):
         lines = [
             [
@@ -488,9 +456,7 @@ def sensitivity_section(table: pd.DataFrame | None, names: dict[str, str]) -> li
     return out
 
 
-def register_section(
-    entries: list[dict] | None, sensitivity: pd.DataFrame | None, kind: str
-) -> list[dict[str, Any]]:
+def register_section(entries: list[dict] | None, sensitivity: pd.DataFrame | None, kind: str) -> list[dict[str, Any]]:
     """Return the entries of a register, each with the effect that was measured here."""
     out = []
     for entry in entries or []:
@@ -547,8 +513,7 @@ def costs_section(costs: pd.DataFrame | None, names: dict[str, str]) -> Markup |
                 "CPU": amount(row["cpu_hours"], " h"),
                 "GPU": amount(row["gpu_hours"], " h"),
                 "Memory": amount(row["peak_memory_mb"], " MB", 4),
-                "Energy": amount(row["energy_kwh"], " kWh")
-                + (" (est.)" if row["energy_kind"] != "measured" else ""),
+                "Energy": amount(row["energy_kwh"], " kWh") + (" (est.)" if row["energy_kind"] != "measured" else ""),
                 "Money": amount(row["money"], f" {row['currency']}"),
                 "Gain over best control": number(row["gain"], signed=True),
                 "Money per +0.01": amount(row["money_per_001"], f" {row['currency']}"),
@@ -613,9 +578,7 @@ def build(folder: Path, registers: Path = WORKFLOW) -> str:
     """
     for name in ("runs.csv", "claims.csv"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder / name}: not there; the page is built from the judge step's tables"
-            )
+            raise FileNotFoundError(f"{folder / name}: not there; the page is built from the judge step's tables")
     runs = pd.read_csv(folder / "runs.csv")
     claims = pd.read_csv(folder / "claims.csv")
     summary, sensitivity = read(folder, "summary.csv"), read(folder, "sensitivity.csv")
