@@ -1,4 +1,4 @@
-# make demo | paper | test | lint | report | data | catalogue | retry | clean | help. Needs Python 3.11 and make, nothing else.
+# make demo | paper | sensitivity | test | lint | report | data | catalogue | retry | clean | help. Needs Python 3.11 and make, nothing else.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -9,13 +9,14 @@ VENV := .venv
 READY := $(VENV)/.ready
 DEMO := results/demo
 PAPER := results/paper
+SENSITIVITY := results/sensitivity
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile workflow/profiles/demo
 
-.PHONY: help demo paper report data catalogue test lint format retry clean
+.PHONY: help demo paper sensitivity report data catalogue test lint format retry clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 # The pins live in one place, envs/bench.yaml, which --use-conda reads too.
 $(READY): envs/bench.yaml envs/dev.txt pyproject.toml
@@ -32,6 +33,10 @@ $(READY): envs/bench.yaml envs/dev.txt pyproject.toml
 demo: $(READY)  ## run the demonstration, then write its report (minutes, two cores, no network)
 	$(SNAKEMAKE)
 	@$(MAKE) --no-print-directory report
+
+sensitivity: $(READY)  ## run SC-MAMBA2 in every mode and with every defect on the demonstration's cells (minutes)
+	$(SNAKEMAKE) --configfile workflow/sensitivity.yaml
+	@echo "table    $(SENSITIVITY)/sensitivity.csv"
 
 report: $(READY)  ## write the report of the demonstration again
 	@rm -rf $(DEMO)/report
@@ -68,5 +73,5 @@ retry: $(READY)  ## forget the runs and downloads of the demonstration that fail
 	$(RUN) python -m workflow.steps.forget $(DEMO)
 	@$(MAKE) --no-print-directory demo
 
-clean:  ## delete the environment and the demonstration's results
-	rm -rf $(VENV) $(DEMO)
+clean:  ## delete the environment and the results of demo and sensitivity
+	rm -rf $(VENV) $(DEMO) $(SENSITIVITY)

@@ -33,6 +33,7 @@ rule all:
         records_of_plan(),
         "<results>/tables/summary.txt",
         "<results>/claims.csv",
+        "<results>/sensitivity.csv",
         "<results>/index.html",
         figures_of_plan(),
 

@@ -7,7 +7,7 @@ import shlex
 from snakemake.exceptions import WorkflowError
 
 from workflow.fetching.addresses import addresses
-from workflow.declarations import DeclarationError, load_plan
+from workflow.declarations import DeclarationError, load_plan, load_yaml
 from workflow.tasks import NAMES as TASKS
 
 try:
@@ -19,6 +19,16 @@ EFFICIENCY = config.get("efficiency") or {}  # empty: the task is not run
 EFFICIENCY = EFFICIENCY if EFFICIENCY.get("models") else {}
 MEASURED = ["<results>/efficiency/measurements.json"] if EFFICIENCY else []
 RESULTS = Path(config["pathvars"]["results"])
+# The command that makes this selection again, for the report: the files that were laid over config.yaml.
+CALL = " ".join(
+    [
+        "snakemake --cores all",
+        *(
+            f"--configfile {os.path.relpath(path, ROOT)}"
+            for path in workflow.configfiles[1:]
+        ),
+    ]
+)
 # What every job finds in its environment. Steps and methods run as modules from the repository's root,
 # wherever the working folder is, and Snakemake unsets PYTHONPATH in conda jobs. None of this stands among a
 # rule's params, because a change of params runs a job again, and another folder for downloads or another way
@@ -132,12 +142,13 @@ def runs_of(wildcards):
 
 
 def scores_of_dataset(wildcards):
-    """Scores of every method on one dataset."""
+    """Scores of every method on one dataset, but for variants of defects and conflicts: figures show none."""
+    methods = PLAN.methods_for(wildcards.task)
     return expand(
         "<results>/scores/{task}/{dataset}/{method}.parquet",
         task=wildcards.task,
         dataset=wildcards.dataset,
-        method=PLAN.methods_for(wildcards.task),
+        method=[name for name in methods if not PLAN.methods[name].get("variant")],
     )
 
 
@@ -182,6 +193,17 @@ def records_of_plan():
         for run in PLAN.runs
     ]
     return [*files, *prepared_of_selection(PLAN.datasets), *runs]
+
+
+def facts_of_claims():
+    """What was found in the datasets whose counts the paper gives, where they are prepared."""
+    claims = load_yaml(ROOT / "workflow/claims.yaml", "claims")
+    paths = [
+        RESULTS / f"data/{claim['dataset']}/tidy.json"
+        for claim in claims
+        if "counts" in claim
+    ]
+    return [path for path in paths if path.is_file()]
 
 
 def in_paper(wildcards):

@@ -33,19 +33,23 @@ rule score:
 
 
 rule judge:
-    """Gather all rows and give each claim its verdict."""
+    """Gather all rows, summarise the methods and give each claim its verdict."""
     input:
         scores=scores_of_plan,
         efficiency=MEASURED,
+        facts=facts_of_claims(),
         claims=ROOT / "workflow/claims.yaml",
         code=[
             ROOT / "workflow/verdicts.py",
+            ROOT / "workflow/comparisons.py",
             ROOT / "workflow/statistics.py",
             ROOT / "workflow/efficiency/analysis.py",
+            ROOT / "workflow/steps/judge.py",
         ],
     output:
         rows="<results>/rows.parquet",
         runs="<results>/runs.csv",
+        summary="<results>/summary.csv",
         claims="<results>/claims.csv",
     log:
         "<results>/logs/judge.log",
@@ -53,11 +57,13 @@ rule judge:
         "../../envs/bench.yaml"
     resources:
         mem_mb=8000,
-        runtime=30,
+        runtime=60,
+    params:
+        call=CALL,
     shell:
-        "python -m workflow.steps.judge --scores {input.scores}"
-        " --efficiency {input.efficiency} --rows {output.rows}"
-        " --runs {output.runs} --verdicts {output.claims} > {log} 2>&1"
+        "python -m workflow.steps.judge --scores {input.scores} --facts {input.facts}"
+        " --efficiency {input.efficiency} --call {params.call:q} --rows {output.rows} --runs {output.runs}"
+        " --summary {output.summary} --verdicts {output.claims} > {log} 2>&1"
 
 
 rule tables:
@@ -125,3 +131,27 @@ rule figures:
     shell:
         "python -m workflow.steps.figures --scores {input.scores} --prepared {input.prepared}"
         " --runs-folder {params.runs} --cells {output.cells} --headline {output.headline} > {log} 2>&1"
+
+
+rule sensitivity:
+    """Say what modes, defects, conflicts, metrics, epochs and gene orders do to the numbers."""
+    input:
+        scores=scores_of_plan,
+        defects=ROOT / "workflow/defects.yaml",
+        conflicts=ROOT / "workflow/conflicts.yaml",
+        code=[
+            ROOT / "workflow/steps/sensitivity.py",
+            ROOT / "workflow/sensitivity.py",
+            ROOT / "workflow/statistics.py",
+        ],
+    output:
+        "<results>/sensitivity.csv",
+    log:
+        "<results>/logs/sensitivity.log",
+    localrule: True
+    conda:
+        "../../envs/bench.yaml"
+    params:
+        words=words_of_plan,
+    shell:
+        "python -m workflow.steps.sensitivity --scores {input.scores} --table {output} > {log} 2>&1"

@@ -9,10 +9,11 @@ def inputs_of_page():
         "<results>/runs.csv",
         "<results>/summary.csv",
         "<results>/claims.csv",
+        "<results>/sensitivity.csv",
         "<results>/tables/summary.txt",
         *figures_of_plan(),
         *MEASURED,
-        *(path for path in registers if path.is_file()),
+        *registers,
     ]
 
 

@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from workflow import headline, html_tables
-from workflow.declarations import WORKFLOW, load_yaml
+from workflow.declarations import WORKFLOW, load_register
 from workflow.efficiency.analysis import OURS, TITLES, efficiency_table
 from workflow.files import read_json, write_text
 from workflow.present import KIND_TITLES, METRIC_TITLES, VERDICT_SIGNS, dataset_title, declared, titles
@@ -456,10 +456,10 @@ def sensitivity_section(table: pd.DataFrame | None, names: dict[str, str]) -> li
     return out
 
 
-def register_section(entries: list[dict] | None, sensitivity: pd.DataFrame | None, kind: str) -> list[dict[str, Any]]:
+def register_section(entries: list[dict], sensitivity: pd.DataFrame | None, kind: str) -> list[dict[str, Any]]:
     """Return the entries of a register, each with the effect that was measured here."""
     out = []
-    for entry in entries or []:
+    for entry in entries:
         effects = []
         if sensitivity is not None:
             mine = sensitivity[(sensitivity["kind"] == kind) & (sensitivity["id"] == entry["id"])]
@@ -561,15 +561,13 @@ def not_run(runs: pd.DataFrame, names: dict[str, str]) -> list[dict[str, Any]]:
     return out
 
 
-def build(folder: Path, registers: Path = WORKFLOW) -> str:
+def build(folder: Path) -> str:
     """Return the page of a results folder.
 
     Parameters
     ----------
     folder
         The results of one selection; ``runs.csv`` and ``claims.csv`` must be there.
-    registers
-        Where ``defects.yaml`` and ``conflicts.yaml`` are declared.
 
     Raises
     ------
@@ -586,10 +584,6 @@ def build(folder: Path, registers: Path = WORKFLOW) -> str:
     titles_of = {name: entry["title"] for name, entry in methods.items()}
     names = {name: dataset_title(name, entry) for name, entry in datasets.items()}
     pairs = list(runs[["task", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
-    lists = {}
-    for name in ("defects", "conflicts"):
-        path = registers / f"{name}.yaml"
-        lists[name] = load_yaml(path) if path.is_file() else None
     able = int((runs["status"] != "not_applicable").sum())
     ok = int((runs["status"] == "ok").sum())
     environment_ = Environment(
@@ -614,8 +608,8 @@ def build(folder: Path, registers: Path = WORKFLOW) -> str:
         tables=tables_section(folder, runs, datasets),
         sensitivity=sensitivity_section(sensitivity, names),
         audits=audits_section(read(folder, "audits.csv"), names),
-        defects=register_section(lists["defects"], sensitivity, "defect"),
-        conflicts=register_section(lists["conflicts"], sensitivity, "conflict"),
+        defects=register_section(load_register("defects"), sensitivity, "defect"),
+        conflicts=register_section(load_register("conflicts"), sensitivity, "conflict"),
         costs=costs_section(read(folder, "costs.csv"), names),
         environment=environment(runs),
         not_run=not_run(runs, names),

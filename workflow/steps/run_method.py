@@ -248,6 +248,7 @@ def main() -> int:
     args.log.write_text("")
     output, scratch, resume = (folder / name for name in ("output.h5ad", "scratch", "resume"))
     output.unlink(missing_ok=True)
+    (folder / "probes.h5ad").unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
     prepared = read_json(args.prepared)
     machine = hardware()
