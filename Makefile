@@ -1,4 +1,5 @@
-# make demo | paper | sensitivity | test | lint | report | data | catalogue | retry | clean | help. Needs Python 3.11 and make, nothing else.
+# make demo | paper | sensitivity | test | lint | report | data | catalogue | retry | clean | help.
+# Needs Python 3.11 and make, nothing else.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -8,8 +9,8 @@ PYTHON ?= python3.11
 VENV := .venv
 READY := $(VENV)/.ready
 DEMO := results/demo
-PAPER := results/paper
 SENSITIVITY := results/sensitivity
+PAPER := results/paper
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile workflow/profiles/demo
 

@@ -34,6 +34,7 @@ rule all:
         "<results>/tables/summary.txt",
         "<results>/claims.csv",
         "<results>/sensitivity.csv",
+        "<results>/costs.csv",
         "<results>/index.html",
         figures_of_plan(),
 

@@ -138,12 +138,12 @@ def caption(table: pd.DataFrame) -> str:
     elif kinds & {"t"}:
         words[0] += " ± half of the 95 % t interval over seeds (none where all seeds agree)"
     shown = []
-    for (metric, impl), group in table.groupby(["metric", "metric_impl"], sort=False):
+    for metric, group in table.groupby("metric", sort=False):
         mde = group.loc[~group["kind"].isin(CONTROLS), "mde"].dropna()
         if len(mde):
             low, high = f"{mde.min():.3f}", f"{mde.max():.3f}"
             span = low if low == high else f"{low} to {high}"
-            shown.append(f"{METRIC_TITLES.get(metric, metric)} {span}")
+            shown.append(f"{METRIC_TITLES.get(str(metric), metric)} {span}")
     if shown:
         words.append(
             "Smallest difference that these seeds would show with 80 % power, by method: " + ", ".join(shown)

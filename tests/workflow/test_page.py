@@ -270,9 +270,8 @@ def test_optional_sections_say_that_they_are_empty(folder, tmp_path):
     assert seen.count("Not computed for this selection.") == 5
     assert "None was drawn for this selection." in seen
     parsed = Page(text)
-    assert parsed.unbalanced == [] and set(p[1:] for p in parsed.links if p.startswith("#")) <= set(
-        parsed.ids
-    )
+    inner = {link[1:] for link in parsed.links if link.startswith("#")}
+    assert parsed.unbalanced == [] and inner <= set(parsed.ids)
     (bare / "room.csv").write_text("")  # a step that wrote nothing
     assert build(bare).count("Not computed for this selection.") == 5
 
@@ -342,8 +341,8 @@ def runs_of(sizes: list[int | None], datasets: list[str], seeds: int = 3) -> pd.
         (
             [312_500, 312_500],
             ["pbmc_cite", "pbmc68k"],
-            "Demonstration: real cells, but none of the paper's datasets, a model 2,000 times smaller than the "
-            "paper's, 3 seeds. It shows that the way through works; it is no test of the paper's values.",
+            "Demonstration: real cells, but none of the paper's datasets, a model 2,000 times smaller than "
+            "the paper's, 3 seeds. It shows that the way through works; it is no test of the paper's values.",
         ),
         (
             [625_000_000, 625_000_000],

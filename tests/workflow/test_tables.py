@@ -145,9 +145,8 @@ def test_numbers_stand_at_the_right_and_words_at_the_left():
     )
     page = html_tables.bare(html_tables.great_table(shown, "x"))
     heads = dict(re.findall(r'gt_(left|right)"[^>]*id="x-(\w+)"', page)[i][::-1] for i in range(6))
-    assert heads == {
-        "Method": "left", "Data": "left", "Score": "right", "Time": "right", "Interval": "right", "Runs": "left",
-    }  # fmt: skip
+    right = [name for name, side in heads.items() if side == "right"]
+    assert len(heads) == 6 and right == ["Score", "Time", "Interval"]
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,21 @@ def scores_of_dataset(wildcards):
     )
 
 
+def scores_of_annotation(wildcards):
+    """Scores of every method that annotates on one dataset."""
+    return expand(
+        "<results>/scores/annotation/{dataset}/{method}.parquet",
+        dataset=wildcards.dataset,
+        method=PLAN.methods_for("annotation"),
+    )
+
+
+def units_of_annotation(wildcards):
+    """The predictions of their cells, which lie beside the scores."""
+    scores = scores_of_annotation(wildcards)
+    return [path.removesuffix(".parquet") + ".units.parquet" for path in scores]
+
+
 def scores_of_plan(wildcards):
     """Scores of every method on every dataset."""
     return [
@@ -253,13 +268,31 @@ def tables_of_plan():
     ]
 
 
+def ranks_figure(task):
+    """The figure of ranks of a task."""
+    return report(
+        f"<results>/figures/{task}_ranks.png",
+        caption="../report/ranks.rst",
+        category=task,
+        labels={"what": "ranks across data sets", "form": "figure"},
+    )
+
+
+def ranks_of_plan():
+    """The figure of ranks of each task."""
+    return [ranks_figure(task) for task in dict.fromkeys(t for t, _ in PLAN.pairs)]
+
+
 def figures_of_plan():
     """Every figure of the selection."""
+    drawn = {task: ["cells", "headline", "epochs", "cost"] for task in TASKS}
+    drawn["annotation"].append("confusion")
     figures = [
         f"<results>/figures/{task}_{dataset}_{figure}.png"
         for task, dataset in PLAN.pairs
-        for figure in ("cells", "headline")
+        for figure in drawn[task]
     ]
+    figures += ["<results>/figures/forest.png", *ranks_of_plan()]
     return figures + (["<results>/figures/efficiency.png"] if EFFICIENCY else [])
 
 

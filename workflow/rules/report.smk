@@ -10,6 +10,7 @@ def inputs_of_page():
         "<results>/summary.csv",
         "<results>/claims.csv",
         "<results>/sensitivity.csv",
+        "<results>/costs.csv",
         "<results>/tables/summary.txt",
         *figures_of_plan(),
         *MEASURED,
@@ -22,6 +23,7 @@ rule page:
     input:
         inputs_of_page(),
         code=[
+            *sorted((ROOT / "workflow/report").glob("*.rst")),
             ROOT / "workflow/steps/page.py",
             ROOT / "workflow/steps/tables.py",
             ROOT / "workflow/headline.py",

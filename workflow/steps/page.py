@@ -11,7 +11,7 @@ import ast
 import base64
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from workflow import headline, html_tables
 from workflow.declarations import WORKFLOW, load_register
 from workflow.efficiency.analysis import OURS, TITLES, efficiency_table
 from workflow.files import read_json, write_text
-from workflow.present import KIND_TITLES, METRIC_TITLES, dataset_title, declared
+from workflow.present import METRIC_TITLES, dataset_title, declared
 from workflow.steps.tables import caption_of, duration, headlines_of, readable, row_classes, runs_ok
 
 REPORT = WORKFLOW / "report"
@@ -88,45 +88,16 @@ STATISTICS = [
     ("verdict_released", "verdict in the mode released", str),
     ("verdict_paper", "verdict in the mode paper", str),
 ]
+#: What a figure is called; its caption is that of Snakemake's report.
 FIGURES = {
-    "cells": (
-        "Cells as each method sees them",
-        "UMAP of every method, first seed. Integration: coloured by cell type above and by batch below. "
-        "Annotation: by predicted cell type, and by whether it is right.",
-    ),
-    "headline": (
-        "Every seed",
-        "Each dot is one seed; the bar is the mean, the line its 95 % t interval, a ring the published value "
-        "where the dataset is the paper's own.",
-    ),
-    "confusion": (
-        "Which cell types are taken for which",
-        "Rows: true type with its number of query cells; columns: the type given, as a share of the row, "
-        "mean over seeds.",
-    ),
-    "epochs": (
-        "Epoch by epoch",
-        "Validation loss and test score of each seed. The test curve was computed after training and took no "
-        "part in any choice.",
-    ),
-    "cost": (
-        "Cost against quality",
-        "Headline metric against the time of one run. The dashed line is the best control: a method below it "
-        "costs something and gains nothing.",
-    ),
-    "ranks": (
-        "Ranks across datasets",
-        "Rank of every method on each dataset and its mean. Descriptive: the datasets were chosen, not drawn.",
-    ),
-    "forest": (
-        "All differences",
-        "One line per claim whose two sides were both run: the difference with its 95 % interval, the claimed "
-        "margin as a bar, the verdict by shape and colour.",
-    ),
-    "efficiency": (
-        "Time and memory against length",
-        "Time and peak memory of one cell against its number of tokens, on logarithmic axes.",
-    ),
+    "forest": "All differences",
+    "ranks": "Ranks across datasets",
+    "headline": "Every seed",
+    "cells": "Cells as each method sees them",
+    "confusion": "Which cell types are taken for which",
+    "epochs": "Epoch by epoch",
+    "cost": "Cost against quality",
+    "efficiency": "Time and memory against length",
 }
 RESULT_SIGNS = {"pass": "✔", "warn": "▲", "not applicable": "–"}
 SENSITIVITY = {
@@ -233,7 +204,7 @@ def claim_view(
     view["because"] = why_undecided(view)
     view["reason"] = view["reason"][:1].upper() + view["reason"][1:]
     # a statistic that was not computed has no line; its column was empty before it was written as a dash
-    write = {
+    write: dict[Any, Callable[[Any], str]] = {
         "number": number,
         "p": p_text,
         "count": lambda v: f"{v:,.0f}" if np.isfinite(v) else "∞",
@@ -315,8 +286,8 @@ def scale_sentence(runs: pd.DataFrame, datasets: dict[str, dict]) -> str:
     """Say in one sentence what scale this run had: whose data, how large a model, how many seeds."""
     used = [name for name in runs["dataset"].unique() if name in datasets]
     own = [name for name in used if datasets[name]["in_paper"] == "full"]
-    sizes = {as_dict(info).get("n_parameters") for info in runs.loc[runs["kind"] == "ours", "info"]}
-    sizes = sorted(float(size) for size in sizes if size)
+    found = {as_dict(info).get("n_parameters") for info in runs.loc[runs["kind"] == "ours", "info"]}
+    sizes = sorted(float(size) for size in found if size)
     parts = []
     small = bool(sizes) and sizes[0] < 0.8 * PAPER_PARAMETERS
     if small:
@@ -366,8 +337,8 @@ def figures_section(
         path = folder / f"figures/{stem}.png"
         source = picture(path)
         if source:
-            title, caption = FIGURES[kind]
-            title = f"{title}: {on}" if on else title
+            title = f"{FIGURES[kind]}: {on}" if on else FIGURES[kind]
+            caption = (REPORT / f"{kind}.rst").read_text(encoding="utf-8").strip()
             file = (
                 f"figures/{path.with_suffix('.svg').name if path.with_suffix('.svg').exists() else path.name}"
             )
@@ -506,8 +477,13 @@ def register_section(
         if sensitivity is not None:
             mine = sensitivity[(sensitivity["kind"] == kind) & (sensitivity["id"] == entry["id"])]
             effects = [
-                f"{row['dataset']}, {METRIC_TITLES.get(row['metric'], row['metric'])}: "
-                f"{number(row['effect'], signed=True)} {interval(row['low'], row['high'], signed=True)}".strip()
+                " ".join(
+                    [
+                        f"{row['dataset']}, {METRIC_TITLES.get(row['metric'], row['metric'])}:",
+                        number(row["effect"], signed=True),
+                        interval(row["low"], row["high"], signed=True),
+                    ]
+                ).strip()
                 for row in mine.to_dict("records")
             ]
         if not effects:
