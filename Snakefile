@@ -1,5 +1,5 @@
 # SC-MAMBA2, reproduced: snakemake --cores all --use-conda
-# Data walks one way: fetch -> tidy -> prepare -> run_method -> score -> judge -> tables; figures follow from score.
+# Data walks one way: fetch -> tidy -> prepare -> run_method -> score -> judge -> tables -> page; figures follow from score.
 
 import sys
 from pathlib import Path
@@ -19,6 +19,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/methods.smk"
 include: "workflow/rules/efficiency.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
 
 
 report: str(ROOT / "workflow/report/workflow.rst")
@@ -32,6 +33,9 @@ rule all:
         records_of_plan(),
         "<results>/tables/summary.txt",
         "<results>/claims.csv",
+        "<results>/sensitivity.csv",
+        "<results>/costs.csv",
+        "<results>/index.html",
         figures_of_plan(),
 
 

@@ -47,6 +47,10 @@ class Given:
     info
         Fill in what a reader should know: ``scale`` (shown beside the name in tables),
         ``reduced_scale`` (True: no value verdict), ``n_parameters``, ``n_genes``, ...
+    probes
+        Fill in, by name, what the method would have returned otherwise: as its result, for the same cells.
+        ``epoch_<n>``: after that epoch; ``order_<k>``: genes in another order; ``padding``; ``cls_last``.
+        :func:`main` writes them to ``probes.h5ad`` beside the output.
     """
 
     adata: ad.AnnData
@@ -57,6 +61,7 @@ class Given:
     resume: Path | None
     solution: ad.AnnData | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    probes: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def reference(self) -> ad.AnnData:
@@ -109,7 +114,8 @@ def main(**functions: Callable[[Given], np.ndarray]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     threadpoolctl.threadpool_limits(args.threads)  # by hand as in the suite: threads change last digits
 
-    resume = args.output.parent / "resume"
+    resume, probes = args.output.parent / "resume", args.output.parent / "probes.h5ad"
+    probes.unlink(missing_ok=True)  # those of a run before
     given = Given(
         adata=ad.read_h5ad(args.input),
         params=args.params,
@@ -120,18 +126,32 @@ def main(**functions: Callable[[Given], np.ndarray]) -> None:
         solution=ad.read_h5ad(args.solution) if args.solution else None,
     )
     result = functions[args.task](given)
-    if args.task == "integration":
-        names, obs = given.adata.obs_names, {}
-        obsm = {"X_emb": np.asarray(result)}
-    else:
-        names, obsm = given.query.obs_names, {}
-        obs = {"label_pred": np.asarray(result, dtype=object)}
-    if len(result) != len(names):
-        raise ValueError(f"the method returned {len(result)} rows, expected {len(names)}")
-    output = ad.AnnData(
+    integration = args.task == "integration"
+    names = (given.adata if integration else given.query).obs_names
+    if given.probes:
+        write(probes, names, given.probes, integration)
+    output = {"X_emb" if integration else "label_pred": result}
+    write(args.output, names, output, integration, json.dumps(given.info))
+
+
+def write(path: Path, names: pd.Index, values: dict[str, Any], matrices: bool, info: str = "") -> None:
+    """Write values of cells as an h5ad file: matrices to ``obsm``, labels to ``obs``; whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer rows than names.
+    """
+    for name, value in values.items():
+        if len(value) != len(names):
+            raise ValueError(f"the method returned {len(value)} rows of {name}, expected {len(names)}")
+    arrays = {name: np.asarray(value, dtype=None if matrices else object) for name, value in values.items()}
+    obs, obsm = ({}, arrays) if matrices else (arrays, {})
+    adata = ad.AnnData(
         np.zeros((len(names), 0), dtype=np.float32), obs=pd.DataFrame(obs, index=names), obsm=obsm
     )
-    output.uns["info"] = json.dumps(given.info)
-    part = args.output.with_name(f".{args.output.name}.part")
-    output.write_h5ad(part)
-    part.replace(args.output)
+    if info:
+        adata.uns["info"] = info
+    part = path.with_name(f".{path.name}.part")
+    adata.write_h5ad(part)
+    part.replace(path)

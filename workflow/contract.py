@@ -7,11 +7,14 @@ and takes a fraction of a second.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
+
+PROBE = re.compile(r"epoch_[1-9]\d*|order_\d+|padding|cls_last")
 
 
 class ContractError(ValueError):
@@ -54,20 +57,38 @@ def _check_names(found: np.ndarray, expected: np.ndarray) -> None:
         )
 
 
-def _check_embedding(file: h5py.File, n: int) -> dict:
-    if "X_emb" not in file["obsm"]:
-        raise ContractError(f"obsm['X_emb'] is missing (found: {', '.join(file['obsm']) or 'none'})")
-    node = file["obsm"]["X_emb"]
+def _matrix(file: h5py.File, key: str, n: int) -> np.ndarray:
+    """Read finite numbers of ``n`` cells from ``obsm``."""
+    if key not in file["obsm"]:
+        raise ContractError(f"obsm[{key!r}] is missing (found: {', '.join(file['obsm']) or 'none'})")
+    node = file["obsm"][key]
     if not isinstance(node, h5py.Dataset) or node.ndim != 2:
-        raise ContractError("obsm['X_emb'] is not a dense cells x dimensions matrix")
+        raise ContractError(f"obsm[{key!r}] is not a dense cells x dimensions matrix")
     if node.shape[0] != n or node.shape[1] < 1:
-        raise ContractError(f"obsm['X_emb'] has shape {node.shape}, expected ({n}, d)")
+        raise ContractError(f"obsm[{key!r}] has shape {node.shape}, expected ({n}, d)")
     if not np.issubdtype(node.dtype, np.number):
-        raise ContractError(f"obsm['X_emb'] holds {node.dtype}, expected numbers")
+        raise ContractError(f"obsm[{key!r}] holds {node.dtype}, expected numbers")
     values = node[:].astype(np.float64)
     bad = int((~np.isfinite(values)).any(axis=1).sum())
     if bad:
-        raise ContractError(f"obsm['X_emb'] has NaN or inf in {bad} of {n} cells")
+        raise ContractError(f"obsm[{key!r}] has NaN or inf in {bad} of {n} cells")
+    return values
+
+
+def _labels(file: h5py.File, key: str, known: set) -> None:
+    """Check that a column of ``obs`` holds known labels."""
+    predicted = _column(file["obs"], key)
+    empty = [p in (None, "", "nan") for p in predicted]
+    if any(empty):
+        raise ContractError(f"obs[{key!r}] is missing for {sum(empty)} query cells")
+    new = sorted(set(predicted) - known)
+    if new:
+        raise ContractError(f"obs[{key!r}] has labels not in the reference: {new[0]!r}")
+
+
+def _check_embedding(file: h5py.File, n: int) -> dict:
+    values = _matrix(file, "X_emb", n)
+    node = file["obsm"]["X_emb"]
     # clustering metrics of one point are decided by ties, not by cells, and come out above random ones
     rounding = 8 * np.finfo(node.dtype if node.dtype.kind == "f" else np.float64).eps
     if (np.ptp(values, axis=0) <= rounding * np.abs(values).max(axis=0)).all():
@@ -75,6 +96,37 @@ def _check_embedding(file: h5py.File, n: int) -> dict:
             f"obsm['X_emb'] is constant: all {n} cells are the same point, expected an embedding"
         )
     return {"dimensions": int(node.shape[1])}
+
+
+def _check_probes(path: Path, task: str, names: np.ndarray, facts: dict, known: set) -> None:
+    """Check what a method left besides its output, if anything (see ``Given.probes``)."""
+    if not path.exists():
+        return
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ContractError(f"{path.name} is not a readable h5ad file ({error})") from None
+    with file:
+        try:
+            _check_names(_names(file), names)
+            slot = file["obsm"] if task == "integration" else file["obs"]
+            for key in slot:
+                if task == "annotation" and key == file["obs"].attrs["_index"]:
+                    continue
+                if not PROBE.fullmatch(key):
+                    raise ContractError(
+                        f"{key!r} is no probe: expected epoch_<n>, order_<k>, padding or cls_last"
+                    )
+                if task == "annotation":
+                    _labels(file, key, known)
+                elif (found := _matrix(file, key, len(names)).shape[1]) != facts["dimensions"]:
+                    raise ContractError(
+                        f"obsm[{key!r}] has {found} dimensions, the output has {facts['dimensions']}"
+                    )
+        except ContractError as error:
+            raise ContractError(f"{path.name}: {error}") from None
+        except (KeyError, AttributeError) as error:
+            raise ContractError(f"{path.name} lacks a slot of an h5ad file ({error})") from None
 
 
 def check_output(task: str, input_path: str | Path, output_path: str | Path) -> dict:
@@ -85,7 +137,7 @@ def check_output(task: str, input_path: str | Path, output_path: str | Path) -> 
     task
         ``integration`` wants every cell of the input, in its order, and ``obsm["X_emb"]``;
         ``annotation`` wants every query cell, in its order, and ``obs["label_pred"]`` with labels of the
-        reference.
+        reference. The same holds for each of the probes, if there is a ``probes.h5ad`` beside the output.
     input_path, output_path
         h5ad files.
 
@@ -108,21 +160,17 @@ def check_output(task: str, input_path: str | Path, output_path: str | Path) -> 
     with output, h5py.File(input_path, "r") as given:
         try:
             found, expected = _names(output), _names(given)
+            known: set = set()
             if task == "integration":
                 _check_names(found, expected)
                 facts = _check_embedding(output, len(expected))
             else:
                 query = _column(given["obs"], "split") == "query"
                 _check_names(found, expected[query])
-                predicted = _column(output["obs"], "label_pred")
-                empty = [p in (None, "", "nan") for p in predicted]
-                if any(empty):
-                    raise ContractError(f"obs['label_pred'] is missing for {sum(empty)} query cells")
                 known = set(_column(given["obs"], "label")[~query])
-                new = sorted(set(predicted) - known)
-                if new:
-                    raise ContractError(f"obs['label_pred'] has labels not in the reference: {new[0]!r}")
+                _labels(output, "label_pred", known)
                 facts = {}
+            _check_probes(Path(output_path).with_name("probes.h5ad"), task, found, facts, known)
             if "info" in output["uns"]:
                 info = output["uns"]["info"][()]
                 facts = json.loads(info.decode() if isinstance(info, bytes) else info) | facts

@@ -165,6 +165,123 @@ def _differs(value: Any, declared: Any) -> str:
     return ""
 
 
+def _unknown(changes: dict[str, dict], entry: dict, name: str) -> str:
+    """Say what is wrong with task -> parameter -> value for a method; empty if nothing is.
+
+    A null is left to the method: it is how a parameter is switched off.
+    """
+    for task, params in changes.items():
+        if task not in entry["tasks"]:
+            return f"{task}: {name!r} does not declare this task{closest(task, entry['tasks'])}"
+        known = entry["tasks"][task] or {}
+        for key, value in params.items():
+            if key not in known:
+                return f"{task}: unknown parameter {key!r} of {name!r}{closest(key, known)}"
+            if value is not None and (problem := _differs(value, known[key])):
+                return f"{task}.{key}: {problem}"
+    return ""
+
+
+def _merged(*layers: dict[str, dict]) -> dict[str, dict]:
+    """Lay task -> parameter -> value over each other, the last one on top."""
+    merged: dict[str, dict] = {}
+    for layer in layers:
+        for task, params in layer.items():
+            merged[task] = merged.get(task, {}) | params
+    return merged
+
+
+def load_register(table: str) -> list[dict]:
+    """Read ``defects`` or ``conflicts``.
+
+    Raises
+    ------
+    DeclarationError
+        If the file is wrong, or an id stands twice.
+    """
+    entries = load_yaml(WORKFLOW / f"{table}.yaml", table)
+    ids = [entry["id"] for entry in entries]
+    for number in ids:
+        if ids.count(number) > 1:
+            raise DeclarationError(f"workflow/{table}.yaml: {number} stands twice")
+    return entries
+
+
+def load_methods() -> dict[str, dict]:
+    """Read methods.yaml and expand it: each mode, defect and conflict of a method is a method, too.
+
+    Returns
+    -------
+    dict
+        The entries by name. One that was expanded has the keys of the method that it varies, and
+        ``variant_of``: that method; ``mode``; ``variant``: the id of a defect or conflict, empty for a
+        mode; ``compared_with``: the method whose result is the base of its effect; ``changes``: its own
+        parameters, task -> parameter -> value. ``tasks`` holds all of them, with its own.
+
+    Raises
+    ------
+    DeclarationError
+        If a file is wrong, or a mode or toggle names a task or parameter that its method lacks, gives a
+        value of another kind, or changes nothing.
+    """
+    declared = load_yaml(WORKFLOW / "methods.yaml", "methods")
+    expanded: dict[str, dict] = {}
+
+    def add(source: str, name: str, suffix: str, title: str, changes: dict, **more: str) -> None:
+        entry, new = declared[name], f"{name}_{suffix}"
+        if problem := _unknown(changes, entry, name):
+            raise DeclarationError(f"{source}: {problem}")
+        if new in declared:
+            raise DeclarationError(f"{source}: its method {new!r} stands in workflow/methods.yaml already")
+        expanded[new] = {key: value for key, value in entry.items() if key not in ("modes", "variants")} | {
+            "title": f"{entry['title']} ({title})",
+            "script": entry.get("script", name),
+            "tasks": {task: (entry["tasks"][task] or {}) | params for task, params in changes.items()},
+            "mode": entry.get("mode", "repaired"),
+            "variant_of": name,
+            "variant": "",
+            "compared_with": name,
+            "changes": changes,
+            **more,
+        }
+
+    def same(changes: dict, under: dict) -> str:
+        """Name a parameter that is changed into what it is."""
+        for task, params in changes.items():
+            for key, value in params.items():
+                if value == under.get(task, {}).get(key, ...):
+                    return f"{task}.{key} is {value!r} without it, too"
+        return ""
+
+    for name, entry in declared.items():
+        for mode, changes in entry.get("modes", {}).items():
+            source = f"workflow/methods.yaml: {name}.modes.{mode}"
+            add(source, name, mode, mode, changes, mode=mode)
+            if problem := same(changes, entry["tasks"]):
+                raise DeclarationError(f"{source}: {problem}")
+    for table in ("defects", "conflicts"):
+        for item in load_register(table):
+            if "toggle" not in item:
+                continue
+            source, name, number = f"workflow/{table}.yaml: {item['id']}", item["method"], item["id"]
+            if name not in declared:
+                raise DeclarationError(f"{source}.method: unknown method {name!r}{closest(name, declared)}")
+            base, suffix = item.get("base", {}), number.lower().replace("-", "")
+            if base and set(base) != set(item["toggle"]):
+                raise DeclarationError(f"{source}: base and toggle must name the same tasks")
+            common = {task: declared[name].get("variants", {}) for task in item["toggle"]}
+            under, over = _merged(common, base), _merged(common, base, item["toggle"])
+            compared = name
+            if base:
+                compared = f"{name}_{suffix}_base"
+                add(f"{source}.base", name, f"{suffix}_base", f"{number}, base", under, variant=number)
+            add(f"{source}.toggle", name, suffix, number, over, variant=number, compared_with=compared)
+            known = {task: declared[name]["tasks"][task] or {} for task in over}
+            if problem := same(item["toggle"], _merged(known, under)):
+                raise DeclarationError(f"{source}.toggle: {problem}")
+    return declared | expanded
+
+
 @dataclass(frozen=True, order=True)
 class Run:
     """One (task, dataset, method, seed). Never declared: it follows from the selection."""
@@ -221,25 +338,45 @@ class Plan:
             for seed in self.seeds
         ]
 
-    def params(self, method: str, task: str, dataset: str) -> dict:
-        """Parameters of a method: its entry, then its override for the data set, then the config's."""
+    def _declared(self, method: str, task: str, dataset: str, changed: dict) -> dict:
+        """Parameters as declared, with what the configuration changed of the method (of the base)."""
         entry = self.methods[method]
-        params = dict(entry["tasks"][task] or {})
-        params |= entry.get("overrides", {}).get(dataset, {})
-        params |= self.config.get("params", {}).get(method, {}).get(task, {})
-        return params
+        return (
+            (self.methods[entry.get("variant_of", method)]["tasks"][task] or {})
+            | entry.get("overrides", {}).get(dataset, {})
+            | changed
+            | entry.get("changes", {}).get(task, {})
+        )
+
+    def params(self, method: str, task: str, dataset: str) -> dict:
+        """Parameters of a method, later ones winning: its entry, its override for the dataset, the config.
+
+        Of a mode or variant: the entry, the override and the config of the method that it varies, then its
+        own changes, then the config of itself.
+        """
+        config = self.config.get("params", {})
+        base = self.methods[method].get("variant_of", method)
+        params = self._declared(method, task, dataset, config.get(base, {}).get(task, {}))
+        return params | config.get(method, {}).get(task, {}) if base != method else params
 
     def changed_params(self, method: str, task: str, dataset: str) -> dict:
-        """Parameters that the configuration changed, as {name: declared value}."""
-        declared = dict(self.methods[method]["tasks"][task] or {})
-        declared |= self.methods[method].get("overrides", {}).get(dataset, {})
+        """Parameters that the configuration changed, as {name: declared value}.
+
+        What a mode or variant changes by itself is declared, not changed.
+        """
+        declared = self._declared(method, task, dataset, {})
         now = self.params(method, task, dataset)
         return {k: declared[k] for k in now if now[k] != declared[k]}
 
     def limit(self, method: str, key: str) -> int:
-        """A resource (``threads``, ``gpu``, ``mem_mb``, ``runtime``) of a method, config first."""
+        """A resource (``threads``, ``gpu``, ``mem_mb``, ``runtime``) of a method, config first.
+
+        A mode or variant takes over what the configuration says of the method that it varies.
+        """
         changed = self.config.get("resources", {})
-        return (changed.get(method) or changed.get("all") or {}).get(key, self.methods[method][key])
+        base = self.methods[method].get("variant_of", method)
+        of_method = changed.get(method) or changed.get(base) or changed.get("all") or {}
+        return of_method.get(key, self.methods[method][key])
 
 
 def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
@@ -262,7 +399,7 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
     files = ", ".join(_shown(Path(p)) for p in configfiles) or "config"
     check(config, "config", f"configuration ({files} and --config)")
     datasets = load_yaml(WORKFLOW / "datasets.yaml", "datasets")
-    methods = load_yaml(WORKFLOW / "methods.yaml", "methods")
+    methods = load_methods()
 
     for name, entry in datasets.items():
         needs = {"label", "batch"} if "integration" in entry["tasks"] else {"label"}
@@ -316,6 +453,9 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
                     f"select.methods.{task}: method {name!r} does not declare the task {task!r} "
                     f"(workflow/methods.yaml says: {does}){closest(name, able)}"
                 )
+            other = methods[name].get("compared_with")
+            if methods[name].get("variant") and other not in names:
+                fail(f"select.methods.{task}: {name!r} needs {other!r} beside it, with which it is compared")
     plan = Plan(config, datasets, methods)
     for task, dataset in plan.pairs:
         if not plan.methods_for(task):
@@ -323,18 +463,8 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
     for name, tasks in config.get("params", {}).items():
         if name not in methods:
             fail(f"params: unknown method {name!r}{closest(name, methods)}")
-        for task, params in tasks.items():
-            if task not in methods[name]["tasks"]:
-                fail(
-                    f"params.{name}: {name!r} does not declare the task {task!r}"
-                    f"{closest(task, methods[name]['tasks'])}"
-                )
-            known = methods[name]["tasks"][task] or {}
-            for key in params:
-                if key not in known:
-                    fail(f"params.{name}.{task}: unknown parameter {key!r}{closest(key, known)}")
-                if problem := _differs(params[key], known[key]):
-                    fail(f"params.{name}.{task}.{key}: {problem}")
+        if problem := _unknown(tasks, methods[name], name):
+            fail(f"params.{name}.{problem}")
     for name in config.get("resources", {}):
         if name != "all" and name not in methods:
             fail(f"resources: unknown method {name!r}{closest(name, [*methods, 'all'])}")

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from workflow import tasks
-from workflow.declarations import WORKFLOW, load_yaml
+from workflow.declarations import WORKFLOW, load_methods, load_yaml
 from workflow.files import read_json
-from workflow.statistics import mean_t_interval
 
 #: What people call a metric. Every one lies in [0, 1] and higher is better.
 METRIC_TITLES = {
@@ -63,16 +62,13 @@ def titles(metric: str, impl: str) -> str:
 
 
 def declared() -> tuple[dict, dict]:
-    """Return the datasets and the methods that are declared."""
-    return (
-        load_yaml(WORKFLOW / "datasets.yaml", "datasets"),
-        load_yaml(WORKFLOW / "methods.yaml", "methods"),
-    )
+    """Return the datasets and the methods that are declared, modes and variants among these."""
+    return load_yaml(WORKFLOW / "datasets.yaml", "datasets"), load_methods()
 
 
 def dataset_title(name: str, entry: dict) -> str:
     """Return the title of a dataset; labels of our making are called derived wherever it stands."""
-    return entry["title"] + (", derived labels" if entry["labels"] == "derived" else "")
+    return entry["title"] + (", derived labels" if entry.get("labels") == "derived" else "")
 
 
 def read_scores(paths: Iterable[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -104,6 +100,16 @@ def read_scores(paths: Iterable[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame
     return rows, runs
 
 
+def read_units(paths: Iterable[str | Path]) -> dict[tuple[str, str, str], pd.DataFrame]:
+    """Read the predictions of cells beside the scores, by (task, dataset, method); where there are some."""
+    found = {}
+    for path in map(Path, paths):
+        table = pd.read_parquet(path.with_suffix(".units.parquet"))
+        if len(table):
+            found[(path.parents[1].name, path.parent.name, path.stem)] = table
+    return found
+
+
 def method_note(runs: pd.DataFrame) -> str:
     """Return what must stand beside a method's name: its scale, and every changed parameter."""
     notes = list(dict.fromkeys(info["scale"] for info in runs["info"] if info.get("scale")))[:1]
@@ -131,24 +137,38 @@ def published(dataset: str, metric: str) -> dict[str, float]:
     return dict(zip(table.loc[mine, "method"], table.loc[mine, "value"], strict=True))
 
 
-def results_table(rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: str) -> pd.DataFrame:
+def results_table(summary: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: str) -> pd.DataFrame:
     """Summarise one dataset: a line per method, the best headline first, failed methods last.
+
+    A mode of a method is a line; variants of defects and conflicts stand in the sensitivity table only.
+
+    Parameters
+    ----------
+    summary
+        What the judge step wrote: every method's means with their intervals.
+    runs
+        One record per run.
+    task, dataset
+        Which.
 
     Returns
     -------
     pandas.DataFrame
         ``method``, ``title``, ``kind``, ``note``; ``runs``, of which ``runs_ok`` and ``not_applicable``;
         ``trouble``: why the others gave no value; for each headline
-        metric ``<metric>|<impl>`` with ``_low`` and ``_high`` (95 % t interval over seeds); median
+        metric ``<metric>|<impl>`` with ``_low`` and ``_high`` (95 % interval); median
         ``seconds`` and ``peak_memory_mb``; ``published``: the paper's value of the first headline metric.
     """
     _, methods = declared()
-    rows = rows[(rows["task"] == task) & (rows["dataset"] == dataset) & (rows["unit_level"] == "run")]
+    summary = summary[(summary["task"] == task) & (summary["dataset"] == dataset)]
+    means = summary.set_index(["method", "metric", "metric_impl"])[["mean", "low", "high"]]
     runs = runs[(runs["task"] == task) & (runs["dataset"] == dataset)]
     headline = tasks.get(task).HEADLINE
     said = published(dataset, headline[0][0])
     lines = []
     for method, mine in runs.groupby("method", sort=False):
+        if methods[method].get("variant"):
+            continue
         ok = mine[mine["status"] == "ok"]
         line: dict[str, Any] = {
             "method": method,
@@ -164,12 +184,9 @@ def results_table(rows: pd.DataFrame, runs: pd.DataFrame, task: str, dataset: st
             "published": said.get(method, np.nan),
         }
         for metric, impl in headline:
-            own = rows[
-                (rows["method"] == method) & (rows["metric"] == metric) & (rows["metric_impl"] == impl)
-            ]
-            interval = mean_t_interval(own["value"])
+            mean, low, high = means.loc[(method, metric, impl)]
             key = f"{metric}|{impl}"
-            line |= {key: interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
+            line |= {key: mean, f"{key}_low": low, f"{key}_high": high}
         lines.append(line)
     first = "|".join(headline[0])
     return pd.DataFrame(lines).sort_values(first, ascending=False, ignore_index=True, kind="stable")

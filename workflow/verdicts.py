@@ -3,52 +3,61 @@
 The rules, for a claim that a subject beats its comparators on a metric where higher is better:
 
 value      MATCH (the paper's value lies in our interval), NEAR (within ``delta_eq`` of our mean),
-           HIGHER or LOWER (ours is), WIDE (the interval is longer than ``4 * delta_eq``).
+           HIGHER or LOWER (ours is), WIDE (the interval is longer than ``4 * delta_eq``). Left out where
+           something departs from the paper: a smaller model, no pre-training, another dataset.
 direction  of the paired difference: TIE (its 90 % interval lies so close to 0 that the two count as
-           equal, see `equal_up_to`), else SUPPORTED (the 95 % interval lies above 0), REVERSED
-           (below), else INCONCLUSIVE.
+           equal, see `equal_up_to`), else SUPPORTED (the 95 % interval lies above 0) or REVERSED
+           (below), if the p value is below .05 after Holm's correction, else INCONCLUSIVE.
 margin     is the claimed advantage inside the interval of ours: yes, no, or wide.
 verdict    REPRODUCED, DIRECTION ONLY, VALUE ONLY, NOT REPRODUCED, INCONCLUSIVE, NOT TESTABLE,
            NOT RUN or INCONSISTENT; for a question of the suite the word of the direction.
 
-A claim that consists of statements about one quantity is judged by the statements alone, without a
-run (`judge_statements`). Where every seed gives the same difference the interval has no width and
-says nothing about chance; `reason` says so. A missing or NaN number never turns into a verdict: its
-place stays empty and `reason` says why.
+Holm's correction runs over all claims of the paper on one task, and over all questions of the suite on one
+task; it asks the same of both signs, so that swapping subject and comparator mirrors every word.
+
+A claim that consists of statements or counts is judged by these alone, without a run. Where every seed
+gives the same difference an interval over seeds has no width and says nothing about chance; `reason` says
+so. A missing or NaN number never turns into a verdict: its place stays empty and `reason` says why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from workflow.comparisons import HEADLINE, Comparison, Evidence
+from workflow.declarations import WORKFLOW
 from workflow.efficiency.analysis import judge_efficiency
-from workflow.statistics import ROUNDING_NOISE, Interval, mean_t_interval, paired_difference
-
-#: The implementation of each metric that verdicts rest on; the others serve as sensitivity rows.
-HEADLINE: dict[str, str] = {
-    "avg_bio": "scib-1.1.5",
-    "avg_batch": "scib",
-    "accuracy": "sklearn",
-    "macro_precision": "sklearn-union",
-    "macro_recall": "sklearn-union",
-    "macro_f1": "sklearn-union",
-}
+from workflow.statistics import ROUNDING_NOISE, Interval, equivalence_p, fisher_p, holm, seeds_needed
 
 #: Two statements of the paper about one quantity may differ by this share of the larger one.
 STATEMENT_TOLERANCE = 0.05
 
 COLUMNS = [
-    "claim_id", "source", "text", "task", "dataset", "metric", "metric_impl", "subject",
-    "comparator", "paper_value", "ours", "ours_low", "ours_high", "n_seeds",
-    "comparator_value_ours", "delta", "delta_low", "delta_high", "p_value", "claimed_margin",
-    "value_verdict", "direction_verdict", "margin_verdict", "verdict", "reason",
-    "departures", "best_trivial", "best_trivial_value", "beaten_by_trivial",
+    "claim_id", "source", "text", "where", "task", "dataset", "metric", "metric_impl", "mode", "subject",
+    "comparator", "paper_value", "ours", "ours_low", "ours_high", "n_seeds", "interval",
+    "comparator_value_ours", "delta", "delta_low", "delta_high", "p_value", "p_holm", "p_sign_flip",
+    "p_wilcoxon", "mcnemar", "cohen_d", "cliffs_delta", "superiority", "p_equivalence", "mde",
+    "seeds_needed", "claimed_margin", "value_verdict", "direction_verdict", "margin_verdict", "verdict",
+    "not_testable", "reason", "departures", "best_trivial", "best_trivial_value", "beaten_by_trivial",
+    "chance", "ceiling", "verdict_released", "verdict_paper", "only_released", "rows", "files", "command",
 ]  # fmt: skip
+_NUMBERS = [
+    "paper_value", "ours", "ours_low", "ours_high", "comparator_value_ours", "delta", "delta_low",
+    "delta_high", "p_value", "p_holm", "p_sign_flip", "p_wilcoxon", "cohen_d", "cliffs_delta",
+    "superiority", "p_equivalence", "mde", "seeds_needed", "claimed_margin", "best_trivial_value",
+    "chance", "ceiling",
+]  # fmt: skip
+_WORDS = ["value_verdict", "direction_verdict", "margin_verdict", "beaten_by_trivial", "only_released"]
+
+#: Modes whose verdicts stand beside that of the repaired one.
+OTHER_MODES = ("released", "paper")
+ALPHA = 0.05
 
 #: From the word that a claim can least afford to the one that it asks for.
 _SEVERITY = ["REVERSED", "TIE", "INCONCLUSIVE", "SUPPORTED"]
@@ -59,18 +68,6 @@ _STATUS = {
     "no_data": "found no data for",
     "not_run": "did not run on",
 }
-
-
-class Comparison(NamedTuple):
-    """The subject against one comparator, over the seeds that both have."""
-
-    method: str
-    mean: float
-    difference: Interval
-    p_value: float
-    equal_up_to: float
-    deterministic: bool
-    direction: str
 
 
 def value_verdict(ours: Interval, paper_value: float | None, rounding: float, delta_eq: float) -> str | None:
@@ -145,10 +142,10 @@ def overall_verdict(value: str | None, direction: str | None) -> str:
     return "VALUE ONLY" if matches else "NOT REPRODUCED"
 
 
-def arithmetic_note(claim: Mapping[str, Any]) -> str:
-    """Compute the gain between the paper's two values and set it beside the gain in its words."""
-    low, high = claim["arithmetic"]["percent"]
-    base, value = claim["comparator_value"], claim["paper_value"]
+def arithmetic_note(arithmetic: Mapping[str, Any]) -> str:
+    """Compute the gain between two values and set it beside the gain in the paper's words."""
+    low, high = arithmetic["percent"]
+    base, value = arithmetic["base"], arithmetic["value"]
     percent = 100 * (value - base) / base
     says = f"{low:g}" if low == high else f"{low:g} to {high:g}"
     fits = low - 0.005 <= percent <= high + 0.005  # the words have two decimals at most
@@ -175,31 +172,110 @@ def judge_statements(claim: Mapping[str, Any]) -> dict[str, Any]:
     return line | {"reason": "; ".join([*notes, *([claim["note"]] if "note" in claim else [])])}
 
 
-@dataclass(frozen=True)
-class _Results:
-    """The tables, with the questions that a verdict asks of them."""
+def judge_arithmetic(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute a gain from the two values that the paper gives, and compare it with its words: no run."""
+    arithmetic = claim["arithmetic"]
+    low, high = arithmetic["percent"]
+    percent = 100 * (arithmetic["value"] - arithmetic["base"]) / arithmetic["base"]
+    fits = low - 0.005 <= percent <= high + 0.005  # the words have two decimals at most
+    verdict = "VALUE ONLY" if fits else "INCONSISTENT"
+    notes = ["no run enters this verdict", arithmetic_note(arithmetic), claim.get("note", "")]
+    return {"verdict": verdict, "reason": "; ".join(filter(None, notes))}
 
-    rows: pd.DataFrame
-    runs: pd.DataFrame
+
+def judge_counts(claim: Mapping[str, Any], dataset: str, facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Compare the counts that the paper gives with those of the prepared dataset: 1 percent apart at most."""
+    if facts is None or facts.get("status") != "ok":
+        why = "is not prepared" if facts is None else f"could not be prepared: {facts.get('reason')}"
+        call = f"snakemake --cores 2 prepare --config data={dataset}"
+        return {"verdict": "NOT RUN", "reason": f"dataset {dataset} {why}", "command": call}
+    sizes = {k: len(v) if isinstance(v, Mapping) else v for k, v in facts.get("found", {}).items()}
+    found = sizes | facts.get("recipe", {})
+    same, notes = [], []
+    for name, said in claim["counts"].items():
+        if name not in found:
+            notes.append(f"{name}: the paper says {said:,}; not counted")
+            continue
+        same.append(abs(found[name] - said) <= 0.01 * said)
+        notes.append(f"{name}: the paper says {said:,}, the file holds {found[name]:,}")
+    verdict = "INCONCLUSIVE" if not same else "VALUE ONLY" if all(same) else "NOT REPRODUCED"
+    notes = ["counted in the prepared dataset, without a run", *notes, claim.get("note", "")]
+    files = f"data/{dataset}/tidy.json"
+    return {"verdict": verdict, "reason": "; ".join(filter(None, notes)), "files": files}
+
+
+@cache
+def published_spread(dataset: str, metric: str, method: str) -> float:
+    """Return the SD over seeds that others report for a method, from ``published.csv``; else NaN.
+
+    They give the half-width of a 95 % t interval, so SD = half-width * sqrt(n) / t(.975, n - 1).
+    """
+    from scipy import stats
+
+    table = pd.read_csv(WORKFLOW / "published.csv")
+    mine = table[
+        (table["dataset"] == dataset)
+        & (table["metric"] == metric)
+        & (table["method"] == method)
+        & (table["spread_kind"] == "ci95_half_width")
+    ]
+    if mine.empty:
+        return np.nan
+    one = mine.iloc[0]
+    return float(one["spread"] * np.sqrt(one["n"]) / stats.t.ppf(0.975, one["n"] - 1))
+
+
+def power_note(claim: Mapping[str, Any], dataset: str, metric: str, margin: float | None) -> str:
+    """Say how many seeds the claimed advantage needs, by the spread that others report; or nothing."""
+    if margin is None or claim.get("margin_kind") == "rel":
+        return ""
+    for other in claim.get("comparator", []):
+        sd = published_spread(dataset, metric, other)
+        if np.isfinite(sd):
+            n = seeds_needed(sd, margin, paired=False)
+            return (
+                f"others report an SD of {sd:.4f} over seeds for {other}: a gap of {margin:g} takes "
+                f"{n:,.0f} seeds per method to show with 80 percent power"
+            )
+    return ""
+
+
+def hits_note(claim: Mapping[str, Any]) -> str:
+    """Say what an exact test makes of the paper's own hits out of few queries; or nothing."""
+    n = claim.get("denominator")
+    if n is None or "comparator_value" not in claim:
+        return ""
+    ours, theirs = int(claim["paper_value"]), int(claim["comparator_value"])
+    return f"{ours} of {n} against {theirs} of {n} has p = {fisher_p(ours, n, theirs, n):.2f} (Fisher)"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What ran, and all that verdicts read besides.
+
+    Attributes
+    ----------
+    evidence
+        Rows, runs and predictions.
+    datasets, methods
+        Names that the suite declares.
+    selected
+        The (task, dataset, method) triples of the selection.
+    efficiency
+        What the efficiency step wrote; None if it is not in the selection.
+    facts
+        ``tidy.json`` of each dataset that is prepared.
+    call
+        The command that makes this selection; files to make are added to it.
+    """
+
+    evidence: Evidence
     datasets: frozenset[str]
     methods: frozenset[str]
     selected: frozenset[tuple[str, str, str]]
-    mode: str
-
-    def cut(self, task: str, dataset: str, metric: str) -> pd.DataFrame:
-        """Finite rows of the headline implementation, one value for each run."""
-        rows = self.rows
-        keep = (rows["task"] == task) & (rows["dataset"] == dataset) & (rows["metric"] == metric)
-        keep &= (rows["metric_impl"] == HEADLINE.get(metric)) & (rows["unit_level"] == "run")
-        keep &= (rows["mode"] == self.mode) & np.isfinite(rows["value"].astype(float))
-        cut = rows[keep]
-        twice = cut[cut.duplicated(["method", "seed"])]
-        if len(twice):
-            one = twice.iloc[0]
-            raise ValueError(
-                f"{one['method']} on {dataset} has two values of {metric} for seed {one['seed']}"
-            )
-        return cut
+    efficiency: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    call: str = "snakemake --cores all"
 
     def absent(self, task: str, dataset: str, metric: str, method: str) -> str:
         """Why there is no value, as one sentence; empty if there is one."""
@@ -215,8 +291,7 @@ class _Results:
             return f"dataset {dataset} is not in this selection"
         if (task, dataset, method) not in self.selected:
             return f"method {method} is not in this selection"
-        cut = self.cut(task, dataset, metric)
-        if (cut["method"] == method).any():
+        if len(self.evidence.by_seed(task, dataset, metric, method)):
             return ""
         return self.trouble(task, dataset, metric, method)
 
@@ -227,8 +302,7 @@ class _Results:
         if mine.empty:
             return f"{method} has no run on {dataset}"
         if bad.empty:
-            what = f"{metric} ({HEADLINE[metric]}, mode {self.mode})"
-            return f"{method} ran on {dataset} without a finite {what}"
+            return f"{method} ran on {dataset} without a finite {metric} ({HEADLINE[metric]})"
         first = bad.iloc[0]
         status = _STATUS.get(first["status"], f"is {first['status']} on")
         why = ": ".join(str(w) for w in (first["why"], first["reason"]) if w and pd.notna(w))
@@ -236,107 +310,134 @@ class _Results:
 
     def records(self, task: str, dataset: str, method: str) -> pd.DataFrame:
         """The runs of a method on a data set, whatever became of them."""
-        runs = self.runs
+        runs = self.evidence.runs
         mine = (runs["task"] == task) & (runs["dataset"] == dataset) & (runs["method"] == method)
         return runs[mine]
 
+    def departures(self, task: str, dataset: str, metric: str, methods: Collection[str]) -> str:
+        """What departs from the paper in the rows of these methods, each once."""
+        cut = self.evidence.scores(task, dataset, metric)
+        said = "; ".join(cut.loc[cut["method"].isin(methods), "departures"].unique())
+        return "; ".join(dict.fromkeys(filter(None, said.split("; "))))
 
-def _by_seed(cut: pd.DataFrame, method: str) -> pd.Series:
-    mine = cut[cut["method"] == method]
-    return pd.Series(mine["value"].to_numpy(float), index=mine["seed"].to_numpy())
-
-
-def _compare(
-    cut: pd.DataFrame, subject: str, other: str, claim: Mapping[str, Any], margin: float | None
-) -> Comparison:
-    a, b = _by_seed(cut, subject), _by_seed(cut, other)
-    at_95, p_value = paired_difference(a, b)
-    at_90, _ = paired_difference(a, b, level=0.90)
-    claimed = claimed_advantages(margin, claim.get("margin_kind", "abs"), float(b.mean()))
-    equal = equal_up_to(claim["delta_eq"], claimed)
-    enough = at_95.n >= claim["min_seeds"]
-    word = direction_verdict(at_95, at_90, equal) if enough else "INCONCLUSIVE"
-    same = bool(at_95.sd == 0 and a.nunique() == b.nunique() == 1)
-    return Comparison(other, float(b.mean()), at_95, p_value, equal, same, word)
+    def where(self, task: str, dataset: str, metric: str, methods: list[str]) -> dict[str, str]:
+        """The rows that decide a claim, the files that hold them, and the command that makes these."""
+        query = f'task == "{task}" and dataset == "{dataset}" and metric == "{metric}"'
+        query += f' and metric_impl == "{HEADLINE.get(metric, "")}" and unit_level == "run"'
+        query += f" and method in {methods}".replace("'", '"')
+        scores = [f"scores/{task}/{dataset}/{method}.parquet" for method in methods]
+        units = [path.replace(".parquet", ".units.parquet") for path in scores if task == "annotation"]
+        return {"rows": query, "files": " ".join([*scores, *units]), "command": self.call}
 
 
-def _trivial(cut: pd.DataFrame, subject: str, ours: float) -> dict[str, Any]:
-    """The best baseline that learns nothing (an oracle is not one), and whether it beats us."""
-    trivial = cut[(cut["method_kind"] == "trivial") & (cut["method"] != subject)]
-    if trivial.empty:
-        return {}
-    means = trivial.groupby("method")["value"].mean().astype(float)
-    best, value = str(means.idxmax()), float(means.max())
-    return {
-        "best_trivial": best,
-        "best_trivial_value": value,
-        "beaten_by_trivial": bool(value > ours + ROUNDING_NOISE),
-    }
+def _worst(compared: list[tuple[str, Comparison]]) -> tuple[str, Comparison]:
+    """Return the comparator against which the claim fares worst: it speaks for all."""
+    return min(compared, key=lambda pair: (_SEVERITY.index(pair[0]), pair[1].difference.mean))
 
 
 def _measured(
-    claim: Mapping[str, Any], dataset: str, metric: str, margin: float | None, results: _Results
+    claim: Mapping[str, Any], dataset: str, metric: str, margin: float | None, subject: str, chosen: Selection
 ) -> dict[str, Any]:
-    """Judge a claim by its runs."""
-    task, subject = claim["task"], claim.get("subject", "scmamba2")
-    others = claim.get("comparator", [])
-    why_not = results.absent(task, dataset, metric, subject)
+    """Measure a claim by its runs; the words that Holm's correction may change are left to `_settle`."""
+    task, others, evidence = claim["task"], claim.get("comparator", []), chosen.evidence
+    why_not = chosen.absent(task, dataset, metric, subject)
     if not why_not and "subgroup" in claim:
         why_not = f"subgroup {claim['subgroup']} is not in the suite yet"
     if why_not:
         return {"verdict": "NOT RUN", "reason": why_not}
 
-    cut = results.cut(task, dataset, metric)
-    ours = mean_t_interval(_by_seed(cut, subject))
+    estimate = evidence.estimate(task, dataset, metric, subject)
+    ours = estimate.interval
     line: dict[str, Any] = dict(ours=ours.mean, ours_low=ours.low, ours_high=ours.high)
-    line |= {"n_seeds": ours.n} | _trivial(cut, subject, ours.mean)
-    absent = {other: results.absent(task, dataset, metric, other) for other in others}
+    line |= dict(n_seeds=ours.n, interval=estimate.kind)
+    best, value = evidence.best_trivial(task, dataset, metric, besides=subject)
+    if best:
+        beaten = bool(value > ours.mean + ROUNDING_NOISE)
+        line |= dict(best_trivial=best, best_trivial_value=value, beaten_by_trivial=beaten)
+    line["chance"] = evidence.chance(task, dataset, metric, subject)
+    line["ceiling"] = evidence.ceiling(task, dataset, metric)
+    absent = {other: chosen.absent(task, dataset, metric, other) for other in others}
     ran = [other for other in others if not absent[other]]
+    line |= chosen.where(task, dataset, metric, [subject, *ran])
     notes = [f"not compared with {other}: {why}" for other, why in absent.items() if why]
-    departures = "; ".join(cut.loc[cut["method"].isin([subject, *ran]), "departures"].unique())
-    line["departures"] = "; ".join(dict.fromkeys(filter(None, departures.split("; "))))
+    line["departures"] = chosen.departures(task, dataset, metric, [subject, *ran])
     delta_eq = claim.get("delta_eq", 0.0)
     if not line["departures"]:
         rounding = claim.get("rounding", 0.0)
         line["value_verdict"] = value_verdict(ours, claim.get("paper_value"), rounding, delta_eq)
-    value = line.get("value_verdict")
 
     n, asked = ours.n, claim.get("min_seeds", 2)
     if ran:
-        # the comparator against which the claim fares worst speaks for all
-        compared = [_compare(cut, subject, other, claim, margin) for other in ran]
-        worst = min(compared, key=lambda c: (_SEVERITY.index(c.direction), c.difference.mean))
-        delta, n = worst.difference, worst.difference.n
+        compared = []
         kind = claim.get("margin_kind", "abs")
-        direction = worst.direction
-        if direction == "SUPPORTED" and len(ran) < len(others):
-            direction = "INCONCLUSIVE"
+        for other in ran:
+            one = evidence.compare(task, dataset, metric, subject, other)
+            equal = equal_up_to(delta_eq, claimed_advantages(margin, kind, one.mean))
+            enough = one.difference.n >= asked
+            word = direction_verdict(one.difference, one.at(0.90), equal) if enough else "INCONCLUSIVE"
+            compared.append((word, one))
+        direction, worst = _worst(compared)
+        delta, n = worst.difference, worst.difference.n
+        equal = equal_up_to(delta_eq, claimed_advantages(margin, kind, worst.mean))
+        p_value = worst.p_value
+        if direction == "SUPPORTED":
+            p_value = max(one.p_value for _, one in compared)
+            direction = direction if len(ran) == len(others) else "INCONCLUSIVE"
         line |= dict(comparator=worst.method, comparator_value_ours=worst.mean, n_seeds=n)
-        line |= dict(delta=delta.mean, delta_low=delta.low, delta_high=delta.high)
-        line |= dict(p_value=worst.p_value, direction_verdict=direction)
+        line |= dict(delta=delta.mean, delta_low=delta.low, delta_high=delta.high, interval=worst.kind)
+        line |= dict(p_value=p_value, direction_verdict=direction, mde=worst.mde, mcnemar=worst.mcnemar)
+        line |= dict(p_sign_flip=worst.p_sign_flip, p_wilcoxon=worst.p_wilcoxon)
+        line |= dict(cohen_d=worst.cohen_d, cliffs_delta=worst.cliffs_delta, superiority=worst.superiority)
+        line["p_equivalence"] = equivalence_p(delta.mean, worst.se, worst.df, equal)
+        claimed = claimed_advantages(margin, kind, worst.mean)
+        line["seeds_needed"] = worst.seeds_needed(min(claimed, default=delta_eq))
         line["margin_verdict"] = margin_verdict(delta, worst.mean, margin, kind, delta_eq)
-        line["verdict"] = overall_verdict(value, direction)
-        if claim["source"] == "suite":
-            line["verdict"] = direction
-        if delta.sd == 0:
+        if delta.sd == 0 and worst.kind == "t":
             what = "deterministic" if worst.deterministic else "the same difference on every seed"
             notes.append(f"{what}: no interval over seeds")
         if direction == "TIE" and (delta.low > 0 or delta.high < 0):
             sign = "above" if delta.low > 0 else "below"
-            notes.append(f"the difference lies {sign} 0, but up to {worst.equal_up_to:g} counts as equal")
+            notes.append(f"the difference lies {sign} 0, but up to {equal:g} counts as equal")
     elif others:
         line["verdict"] = "NOT RUN"
-    else:
-        line["verdict"] = overall_verdict(value, None) if n >= asked else "INCONCLUSIVE"
+    elif n < asked:
+        line["verdict"] = "INCONCLUSIVE"
     if n < asked:
         notes.append(f"{n} of {asked} seeds that the claim asks for")
     for method in [subject, *ran]:
-        have = (cut["method"] == method).sum()
-        planned = len(results.records(task, dataset, method))
+        have = len(evidence.by_seed(task, dataset, metric, method))
+        planned = len(chosen.records(task, dataset, method))
         if have < planned:
-            why_not = results.trouble(task, dataset, metric, method)
+            why_not = chosen.trouble(task, dataset, metric, method)
             notes.append(f"{have} of {planned} runs of {method} gave a value: {why_not}")
-    return line | {"reason": "; ".join(notes)}
+    notes.append(power_note(claim, dataset, metric, margin))
+    return line | {"reason": "; ".join(filter(None, notes))}
+
+
+def _settle(lines: list[dict[str, Any]]) -> None:
+    """Correct the p values for their number and give each line its verdict, in place."""
+    families: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        if np.isfinite(line.get("p_value", np.nan)):
+            families.setdefault((line["source"], line["task"]), []).append(line)
+    for family in families.values():
+        corrected = holm([line["p_value"] for line in family])
+        for line, p in zip(family, corrected, strict=True):
+            line["p_holm"] = float(p)
+            if line["direction_verdict"] in ("SUPPORTED", "REVERSED") and p >= ALPHA:
+                line["direction_verdict"] = "INCONCLUSIVE"
+                note = (
+                    f"p = {line['p_value']:.2g}, and {p:.2g} after Holm's correction for {len(family)} claims"
+                )
+                line["reason"] = "; ".join(filter(None, [line["reason"], note]))
+    for line in lines:
+        if "verdict" in line:
+            continue
+        direction = line.get("direction_verdict")
+        if line["source"] == "suite" and direction:
+            line["verdict"] = direction
+        else:
+            line["verdict"] = overall_verdict(line.get("value_verdict"), direction)
 
 
 def _expand(
@@ -353,34 +454,60 @@ def _expand(
             yield dataset, metric, margin[index] if isinstance(margin, list) else margin
 
 
-def judge(
-    claims: Iterable[Mapping[str, Any]],
-    rows: pd.DataFrame,
-    runs: pd.DataFrame,
-    datasets: Collection[str],
-    methods: Collection[str],
-    selected: Collection[tuple[str, str, str]],
-    mode: str = "repaired",
-    efficiency: Mapping[str, Any] | None = None,
-) -> pd.DataFrame:
+def _lines(claims: Iterable[Mapping[str, Any]], chosen: Selection, mode: str) -> list[dict[str, Any]]:
+    """Judge every claim in one mode: its subject is then the method of that mode."""
+    lines = []
+    for claim in claims:
+        named = claim.get("subject", "scmamba2")
+        subject = named if mode == "repaired" else f"{named}_{mode}"
+        refused = claim.get("not_testable")
+        for dataset, metric, margin in _expand(claim, chosen.selected):
+            line: dict[str, Any] = {key: claim[key] for key in ("source", "text", "where", "task")}
+            line |= dict(claim_id=claim["id"], dataset=dataset, metric=metric, n_seeds=0, reason="")
+            line |= dict(metric_impl=HEADLINE.get(metric, ""), mode=mode, subject=subject, departures="")
+            line |= dict(comparator=", ".join(claim.get("comparator", [])), best_trivial="", mcnemar="")
+            line |= dict(interval="", rows="", files="", command=chosen.call, not_testable="")
+            line |= dict(paper_value=claim.get("paper_value"), claimed_margin=margin)
+            if "statements" in claim:
+                line |= judge_statements(claim) | {"files": "claims.csv"}
+            elif "arithmetic" in claim:
+                line |= judge_arithmetic(claim) | {"files": "claims.csv"}
+            elif "counts" in claim:
+                line |= judge_counts(claim, dataset, chosen.facts.get(dataset))
+            elif claim["task"] == "efficiency":
+                line |= judge_efficiency(claim, metric, chosen.efficiency)
+                line["files"] = "efficiency/measurements.json" if chosen.efficiency else ""
+            elif dataset == "any":
+                reason = f"no dataset of the task {claim['task']} is in this selection"
+                line |= {"verdict": "NOT RUN", "reason": reason}
+            elif not refused or refused["reason"] == "power":
+                line |= _measured(claim, dataset, metric, margin, subject, chosen)
+            if refused:
+                line |= {"verdict": "NOT TESTABLE", "not_testable": refused["reason"]}
+                said = f"{refused['reason']}: {refused['because'].rstrip('.')}"
+                line["reason"] = "; ".join(filter(None, [said, hits_note(claim), line["reason"]]))
+            lines.append(line)
+    _settle(lines)
+    return lines
+
+
+def holds(line: Mapping[str, Any]) -> bool | None:
+    """Whether the claim holds by a run: its advantage, or its value where it claims none; None if unknown."""
+    if line["verdict"] in ("NOT RUN", "NOT TESTABLE"):
+        return None
+    direction = line.get("direction_verdict")
+    return direction == "SUPPORTED" if direction else line.get("value_verdict") in ("MATCH", "NEAR")
+
+
+def judge(claims: Iterable[Mapping[str, Any]], chosen: Selection) -> pd.DataFrame:
     """Judge every claim.
 
     Parameters
     ----------
     claims
         The entries of ``workflow/claims.yaml``.
-    rows
-        Tidy results, one row per run, metric and unit; verdicts use the rows of level ``run``.
-    runs
-        One record per run, with its status and why it failed.
-    datasets, methods
-        Names that the suite declares.
-    selected
-        The (task, dataset, method) triples of the selection.
-    mode
-        Verdicts rest on rows of this mode; the others serve as sensitivity rows.
-    efficiency
-        What the efficiency step wrote; None if it is not in the selection.
+    chosen
+        What ran.
 
     Returns
     -------
@@ -388,47 +515,39 @@ def judge(
         One row for each claim, data set and metric, with the columns `COLUMNS`. ``ours`` and
         ``comparator_value_ours`` are means over all seeds of each; the difference and ``n_seeds``
         rest on the seeds that both have. Where several comparators ran, the numbers are those of
-        the one against which the claim fares worst.
+        the one against which the claim fares worst. Verdicts rest on the repaired mode;
+        ``verdict_released`` and ``verdict_paper`` are those of the other modes where they ran, and
+        ``only_released`` says that the claim holds there and not in the repaired one.
 
     Raises
     ------
     ValueError
         If a method has two values for one seed.
     """
-    results = _Results(rows, runs, frozenset(datasets), frozenset(methods), frozenset(selected), mode)
-    lines = []
-    for claim in claims:
-        refused = claim.get("not_testable")
-        for dataset, metric, margin in _expand(claim, selected):
-            line: dict[str, Any] = {key: claim[key] for key in ("source", "text", "task")}
-            line |= dict(claim_id=claim["id"], dataset=dataset, metric=metric, n_seeds=0)
-            line |= dict(metric_impl=HEADLINE.get(metric, ""), reason="", departures="")
-            line |= dict(subject=claim.get("subject", "scmamba2"), best_trivial="")
-            line |= dict(comparator=", ".join(claim.get("comparator", [])))
-            line |= dict(paper_value=claim.get("paper_value"), claimed_margin=margin)
-            if "statements" in claim:
-                line |= judge_statements(claim)
-            elif claim["task"] == "efficiency":
-                line |= judge_efficiency(claim, metric, efficiency)
-            elif dataset == "any":
-                reason = f"no dataset of the task {claim['task']} is in this selection"
-                line |= {"verdict": "NOT RUN", "reason": reason}
-            elif not refused or refused["reason"] == "power":
-                line |= _measured(claim, dataset, metric, margin, results)
-            notes = [line["reason"]]
-            if refused:
-                line["verdict"] = "NOT TESTABLE"
-                notes.insert(0, f"{refused['reason']}: {refused['because'].rstrip('.')}")
-            if "arithmetic" in claim:
-                notes.append(arithmetic_note(claim))
-            line["reason"] = "; ".join(note for note in notes if note)
-            lines.append(line)
+    claims = list(claims)
+    lines = _lines(claims, chosen, "repaired")
+    subjects = {method for _, _, method in chosen.selected}
+    for mode in OTHER_MODES:
+        has_mode = [claim for claim in claims if f"{claim.get('subject', 'scmamba2')}_{mode}" in subjects]
+        judged = {
+            (line["claim_id"], line["dataset"], line["metric"]): line
+            for line in _lines(has_mode, chosen, mode)
+            if line["verdict"] not in ("NOT RUN", "NOT TESTABLE")
+            and line.get("ours") is not None
+            and line["rows"]
+        }
+        for line in lines:
+            other = judged.get((line["claim_id"], line["dataset"], line["metric"]))
+            if other is None:
+                continue
+            line[f"verdict_{mode}"] = other["verdict"]
+            if mode == "released" and (ours := holds(line)) is not None:
+                line["only_released"] = bool(holds(other) and not ours)
     table = pd.DataFrame(lines, columns=COLUMNS)
-    words = ["value_verdict", "direction_verdict", "margin_verdict", "beaten_by_trivial"]
-    for column in words:
+    for column in _WORDS:
         table[column] = table[column].astype(object).where(table[column].notna(), None)
-    first, end = COLUMNS.index("paper_value"), COLUMNS.index("value_verdict")
-    numbers = [*COLUMNS[first:end], "best_trivial_value"]
-    table[numbers] = table[numbers].astype(float)
+    for column in ("verdict_released", "verdict_paper"):
+        table[column] = table[column].fillna("")
+    table[_NUMBERS] = table[_NUMBERS].astype(float)
     table["n_seeds"] = table["n_seeds"].astype(int)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,8 @@ class Annotator(Task):
 
     training_defaults = {"epochs": 10, "learning_rate": 1e-4, "batch_size": 32, "keep": "best"}
 
+    terms = ("ce",)
+
     classes: list[str] = []
     learnt = ("classes",)
 
@@ -63,7 +66,12 @@ class Annotator(Task):
         if self.config.mask_ratio or self.config.dsbn:
             raise ValueError("annotation hides no values and knows no batches: mask_ratio and dsbn")
 
-    def fit(self, adata: Any, label_key: str = "label") -> Annotator:
+    def fit(
+        self,
+        adata: Any,
+        label_key: str = "label",
+        on_epoch: Callable[[int, Annotator], object] | None = None,
+    ) -> Annotator:
         """Train on reference cells.
 
         Parameters
@@ -72,6 +80,9 @@ class Annotator(Task):
             Cells by genes; values from ``layers["counts"]`` if there, else from ``X``.
         label_key
             Column of ``adata.obs``.
+        on_epoch
+            Called after each epoch with its number, from 1, and a task that can predict with its model. It
+            changes nothing of the training; epochs before an interruption are not shown again.
 
         Raises
         ------
@@ -83,12 +94,14 @@ class Annotator(Task):
         names = read_column(adata, label_key, "label")
         classes = sorted(set(names))
         labels = np.searchsorted(np.array(classes), names).astype(np.int64)
-        self._fit(adata, objective, {"n_classes": len(classes)}, labels=labels)
-        self.classes = classes
+        heads = {"n_classes": len(classes)}
+        self._fit(adata, objective, heads, {"classes": classes}, on_epoch, labels=labels)
         return self
 
-    def predict_proba(self, adata: Any) -> np.ndarray:
+    def predict_proba(self, adata: Any, *, probe: str | None = None) -> np.ndarray:
         """Return the classes' probabilities, ``(n_cells, n_classes)`` float32.
+
+        With a ``probe``, those of the cells written otherwise, see :mod:`scmamba2.tasks.probes`.
 
         Raises
         ------
@@ -98,11 +111,11 @@ class Annotator(Task):
             Before ``fit``.
         """
         model = self._fitted()
-        return self._map(adata, lambda cell: torch.softmax(model.cls_decoder(cell), -1))
+        return self._map(adata, lambda cell: torch.softmax(model.cls_decoder(cell), -1), probe=probe)
 
-    def predict(self, adata: Any) -> np.ndarray:
-        """Return the most probable class of each cell, ``(n_cells,)`` str."""
-        return np.array(self.classes)[self.predict_proba(adata).argmax(1)]
+    def predict(self, adata: Any, *, probe: str | None = None) -> np.ndarray:
+        """Return the most probable class of each cell, ``(n_cells,)`` str; see :meth:`predict_proba`."""
+        return np.array(self.classes)[self.predict_proba(adata, probe=probe).argmax(1)]
 
 
 def objective(model: Any, batch: Batch) -> dict[str, Tensor]:

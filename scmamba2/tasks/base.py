@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import asdict, fields, replace
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from ..streams import stream, torch_stream
 from ..tokenizer import Tokens, bin_values, tokenize
 from ..training import Batch, Cells, Objective, Training, load, minibatches, train
 from ..vocabulary import Vocabulary
+from . import probes
 from .data import CHUNK, VERSION, check_values, chunks, match_genes, read_values
 
 __all__ = ["Task"]
@@ -59,6 +61,9 @@ class Task:
 
     training_defaults: dict[str, Any] = {}
     """Values of the training's fields that are not given."""
+
+    terms: tuple[str, ...] = ()
+    """Terms of the loss that the task knows, the first ones of which it trains by itself."""
 
     learnt: tuple[str, ...] = ()
     """Attributes besides the model that ``fit`` sets and a checkpoint keeps."""
@@ -101,20 +106,37 @@ class Task:
         self.min_coverage = min_coverage
         if self.training.precision == "bfloat16" and not fast_bfloat16(self.device):
             log.warning("%s does not multiply bfloat16 in hardware: float32 is faster", self.device)
+        self.training.autocast(self.device)  # say now what PyTorch cannot do
+        self._check_terms()
         self._check()
         self.model: ScMamba2 | None = None
         self.history: list[dict[str, float]] = []
         self.coverage = float("nan")
+        self.warned: list[str] = []  # what was said once, by copies of this task too
 
     def _check(self) -> None:
         """Raise a ValueError if the configuration makes no sense for the task."""
+
+    def _check_terms(self) -> None:
+        """Raise a ValueError if ``losses`` or ``criterion`` name what the task does not know."""
+        known = [*self.terms, *(f"{name}_zero" for name in self.terms if name in ("gep", "gepc")), "loss"]
+        for name in self.training.losses or ():
+            if name not in self.terms:
+                raise ValueError(f"losses of {type(self).__name__} are {', '.join(self.terms)}; not {name!r}")
+        if self.terms and self.training.criterion not in known:
+            raise ValueError(f"criterion must be one of {', '.join(known)}, not {self.training.criterion!r}")
 
     @property
     def n_parameters(self) -> int:
         """Number of trainable values of the fitted model."""
         return self._fitted().count_parameters()
 
-    def embed(self, adata: Any) -> np.ndarray:
+    @property
+    def selected_epoch(self) -> int:
+        """Epoch whose weights the fitted model has, from 1; 0 if it was not trained here."""
+        return self.training.selected(self.history)
+
+    def embed(self, adata: Any, *, probe: str | None = None) -> np.ndarray:
         """Return the cell embeddings, ``(n_cells, d_model)`` float32 with rows of length 1.
 
         Parameters
@@ -122,6 +144,9 @@ class Task:
         adata
             Cells by genes; values from ``layers["counts"]`` if there, else from ``X``; in memory or
             backed.
+        probe
+            ``"order_<k>"``, ``"padding"`` or ``"cls_last"``: the cells written otherwise, see
+            :mod:`scmamba2.tasks.probes`.
 
         Raises
         ------
@@ -130,7 +155,7 @@ class Task:
         RuntimeError
             Before ``fit``.
         """
-        return self._map(adata, unit)
+        return self._map(adata, unit, probe=probe)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the fitted task to a folder, see :func:`scmamba2.checkpoints.save`."""
@@ -185,17 +210,34 @@ class Task:
             raise RuntimeError(f"this {type(self).__name__} is not fitted: call fit first")
         return self.model
 
-    def _fit(self, adata: Any, objective: Objective, heads: dict[str, Any], **known: np.ndarray) -> None:
+    def _fit(
+        self,
+        adata: Any,
+        objective: Objective,
+        heads: dict[str, Any],
+        learnt: dict[str, Any],
+        on_epoch: Callable[[int, Any], object] | None,
+        **known: np.ndarray,
+    ) -> None:
         """Build a model with ``heads`` and train it on ``adata``, of which ``known`` is :class:`Cells`.
 
-        A failure leaves the task as it was.
+        After each epoch ``on_epoch`` is called with its number and a task that has the model of that epoch
+        and ``learnt``. A failure leaves this task as it was.
         """
+        fitted = copy(self)
         vocabulary = self.given_vocabulary
         if vocabulary is None:
             vocabulary = Vocabulary.from_genes(VERSION.sub(r"\1", name) for name in adata.var_names)
-        (tokens,) = self._tokens(adata, vocabulary)
+        (tokens,) = fitted._tokens(adata, vocabulary)
         model = self._build(vocabulary, heads)
-        self.history = train(
+        vars(fitted).update(learnt, model=model, vocabulary=vocabulary)
+
+        def look(history: list[dict[str, float]]) -> None:
+            fitted.history = history
+            assert on_epoch is not None
+            on_epoch(len(history), copy(fitted))
+
+        fitted.history = train(
             model,
             Cells(tokens, **known),
             objective,
@@ -205,8 +247,9 @@ class Task:
             device=self.device,
             folder=self.folder,
             title=type(self).__name__,
+            on_epoch=None if on_epoch is None else look,
         )
-        self.model, self.vocabulary = model, vocabulary
+        vars(self).update(vars(fitted))
 
     def _build(self, vocabulary: Vocabulary, heads: dict[str, Any]) -> ScMamba2:
         with torch_stream(self.seed, "init"):
@@ -237,7 +280,8 @@ class Task:
         if self.config.oov == "pad":
             ids, columns = np.where(ids < 0, vocabulary.pad, ids), np.arange(adata.n_vars)
         room = (self.config.max_length or len(columns) + 1) - 1
-        if self.config.include_zero_genes and len(columns) > room:
+        if self.config.include_zero_genes and len(columns) > room and not self.warned:
+            self.warned.append("cut")
             log.warning(
                 "%d genes, but max_length leaves room for %d: each cell keeps a random part of them. "
                 "Select highly variable genes first, or raise max_length",
@@ -252,29 +296,47 @@ class Task:
             yield tokenize(bins, ids[columns], *special, self.config, draw_tokens)
 
     def _map(
-        self, adata: Any, function: Callable[[Tensor], Tensor], batches: np.ndarray | None = None
+        self,
+        adata: Any,
+        function: Callable[[Tensor], Tensor],
+        batches: np.ndarray | None = None,
+        probe: str | None = None,
     ) -> np.ndarray:
         """Apply ``function(cell embeddings)`` to all cells, unmasked, in evaluation mode."""
         self._fitted().eval()
         assert self.vocabulary is not None
+        probes.check(probe, self.config)
+        parts = self._tokens(adata, self.vocabulary, CHUNK)
+        if probe is not None and probe.startswith("order_"):
+            size, pad = len(self.vocabulary), self.vocabulary.pad
+            parts = probes.reorder(parts, probe, self.seed, size, pad, self.config)
         rows: list[np.ndarray] = []
         with Bar(f"{type(self).__name__}, embedding", adata.n_obs) as bar, torch.inference_mode():
-            for tokens in self._tokens(adata, self.vocabulary, CHUNK):
+            for tokens in parts:
                 done = sum(map(len, rows))
                 part = None if batches is None else batches[done : done + len(tokens.lengths)]
-                rows.append(self._map_cells(Cells(tokens, batches=part), function, bar))
+                rows.append(self._map_cells(Cells(tokens, batches=part), function, bar, probe))
         return np.concatenate(rows)
 
-    def _map_cells(self, cells: Cells, function: Callable[[Tensor], Tensor], bar: Bar) -> np.ndarray:
+    def _map_cells(
+        self, cells: Cells, function: Callable[[Tensor], Tensor], bar: Bar, probe: str | None
+    ) -> np.ndarray:
         model = self._fitted()
-        groups = cells.batches if self.config.dsbn else None
-        by_length = np.argsort(cells.tokens.lengths, kind="stable")  # little padding
-        parts = minibatches(by_length, self.training.batch_size, groups)
+        assert self.vocabulary is not None
+        mixed = bool(self.config.dsbn and self.training.mixed_batches)
+        groups = cells.batches if self.config.dsbn and not mixed else None
+        order = np.argsort(cells.tokens.lengths, kind="stable")  # little padding
+        if mixed:  # which cells share a mini-batch matters: as in the data
+            order = np.arange(len(cells))
+        parts = minibatches(order, self.training.batch_size, groups)
         rows = []
-        half = self.training.precision == "bfloat16"
-        for batch in load(cells, parts, self.device):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-                cell = encode_cells(model, batch)
+        for batch in load(cells, parts, self.device, mixed=mixed):
+            if probe == "padding":
+                batch = probes.more_pads(batch, self.vocabulary.pad, self.config.pad_value)
+            if probe == "cls_last":
+                batch = probes.cls_to_the_end(batch)
+            with self.training.autocast(self.device):
+                cell = encode_cells(model, batch, last=probe == "cls_last")
             rows.append(function(cell.float()).cpu().numpy())
             bar.step(len(cell))
         out = np.concatenate(rows)
@@ -284,13 +346,18 @@ class Task:
 
 def encode(model: Any, batch: Batch) -> Tensor:
     """Return the hidden states ``(b, T, d_model)``."""
-    return model(batch.genes, batch.values, batch.lengths, batch.batches)
+    return model(batch.genes, batch.values, batch.lengths, batch.norms)
 
 
-def encode_cells(model: Any, batch: Batch) -> Tensor:
-    """Return the cell embeddings ``(b, d_model)`` alone, at less work where they are ``<cls>``."""
+def encode_cells(model: Any, batch: Batch, last: bool = False) -> Tensor:
+    """Return the cell embeddings ``(b, d_model)`` alone, at less work where they are ``<cls>``.
+
+    If ``last``, they are read at the last token before the pads.
+    """
+    if last:
+        return encode(model, batch)[torch.arange(len(batch.lengths)), batch.lengths - 1]
     first_only = model.config.readout == "cls"
-    hidden = model(batch.genes, batch.values, batch.lengths, batch.batches, first_only=first_only)
+    hidden = model(batch.genes, batch.values, batch.lengths, batch.norms, first_only=first_only)
     return model.read_cell(hidden, batch.values, batch.lengths)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,12 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.losses import nonzero_nll, squared_error
+from ..model.losses import elastic_similarity, nonzero_nll, squared_error
 from ..training import Batch
 from .base import Task, encode, unit
 from .data import read_column
 
 __all__ = ["Integrator"]
+
+LOSSES = ("gep", "gepc", "dar")
+"""Terms that are trained unless others are named."""
 
 
 class Integrator(Task):
@@ -35,7 +41,8 @@ class Integrator(Task):
     training
         Fields of :class:`~scmamba2.training.Training`: 15 epochs, batch size 64, the last epoch
         kept. The learning rate of 1e-4 suits large models; from scratch, ``"tiny"`` learns well
-        at 1e-3.
+        at 1e-3. ``losses`` names what is trained: ``"gep"``, ``"gepc"``, ``"dar"`` (the default), and
+        ``"ecs"``, elastic cell similarity above a cosine of 0.8. ``criterion`` may name any of them.
 
     Attributes
     ----------
@@ -59,6 +66,8 @@ class Integrator(Task):
 
     training_defaults = {"epochs": 15, "learning_rate": 1e-4, "batch_size": 64, "keep": "last"}
 
+    terms = (*LOSSES, "ecs")
+
     batches: list[str] = []
     batch_key = "batch"
     learnt = ("batches", "batch_key")
@@ -66,8 +75,15 @@ class Integrator(Task):
     def _check(self) -> None:
         if not self.config.mask_ratio:
             raise ValueError("integration learns from hidden values: mask_ratio must be above 0")
+        if self.training.criterion == "ecs" and self.training.losses is None:  # looked at, not trained
+            self.training = replace(self.training, losses=LOSSES)
 
-    def fit(self, adata: Any, batch_key: str = "batch") -> Integrator:
+    def fit(
+        self,
+        adata: Any,
+        batch_key: str = "batch",
+        on_epoch: Callable[[int, Integrator], object] | None = None,
+    ) -> Integrator:
         """Train on ``adata``.
 
         Parameters
@@ -76,6 +92,9 @@ class Integrator(Task):
             Cells by genes; values from ``layers["counts"]`` if there, else from ``X``.
         batch_key
             Column of ``adata.obs``.
+        on_epoch
+            Called after each epoch with its number, from 1, and a task that can embed with its model. It
+            changes nothing of the training; epochs before an interruption are not shown again.
 
         Raises
         ------
@@ -88,12 +107,17 @@ class Integrator(Task):
         batches = sorted(set(names))
         ids = np.searchsorted(np.array(batches), names).astype(np.int64)
         heads = {"n_batches": len(batches), "explicit_zeros": True, "mvc": True, "adversarial": True}
-        self._fit(adata, objective, heads, batches=ids)
-        self.batch_key, self.batches = batch_key, batches
+        # What decides the epoch is computed, trained or not; heads stay, so the first weights are the same.
+        wanted = (*(self.training.losses or LOSSES), self.training.criterion.removesuffix("_zero"))
+        chosen = tuple(name for name in self.terms if name in wanted)
+        loss = objective if chosen == LOSSES else partial(objective, names=chosen)
+        self._fit(adata, loss, heads, {"batch_key": batch_key, "batches": batches}, on_epoch, batches=ids)
         return self
 
-    def transform(self, adata: Any) -> np.ndarray:
+    def transform(self, adata: Any, *, probe: str | None = None) -> np.ndarray:
         """Return the cell embeddings, ``(n_cells, d_model)`` float32 with rows of length 1.
+
+        With a ``probe``, those of the cells written otherwise, see :mod:`scmamba2.tasks.probes`.
 
         Raises
         ------
@@ -103,7 +127,8 @@ class Integrator(Task):
             Before ``fit``.
         """
         self._fitted()
-        return self._map(adata, unit, self._batch_ids(read_column(adata, self.batch_key, "batch")))
+        ids = self._batch_ids(read_column(adata, self.batch_key, "batch"))
+        return self._map(adata, unit, ids, probe)
 
     embed = transform
 
@@ -121,25 +146,24 @@ class Integrator(Task):
         return np.searchsorted(np.array(self.batches), names).astype(np.int64)
 
 
-def objective(model: Any, batch: Batch) -> dict[str, Tensor]:
-    """Return GEP, GEPC, both with their zero terms, and DAR. Only hidden values are decoded."""
+def objective(model: Any, batch: Batch, names: Sequence[str] = LOSSES) -> dict[str, Tensor]:
+    """Return the terms in ``names``, GEP and GEPC with their zero terms. Only hidden values are decoded."""
     assert batch.batches is not None
     hidden = encode(model, batch)
+    cells = model.read_cell(hidden, batch.values, batch.lengths)
     place = batch.mask.flatten().nonzero().squeeze(1)
     cell = torch.div(place, batch.mask.shape[1], rounding_mode="floor")
-    target = batch.targets.flatten()[place]
-
-    token = hidden.flatten(0, 1).index_select(0, place)
-    labels = batch.batches[cell]
-    value, nonzero = model.decode_tokens(token, labels)
-    genes = batch.genes.flatten()[place]
-    cells = model.read_cell(hidden, batch.values, batch.lengths)
-    cell_value, cell_nonzero = model.decode_cells(genes, cells.index_select(0, cell), labels)
-    guess = model.grad_reverse_discriminator(cells)
-    return {
-        "gep": squared_error(value, target),
-        "gep_zero": nonzero_nll(nonzero, target),
-        "gepc": squared_error(cell_value, target),
-        "gepc_zero": nonzero_nll(cell_nonzero, target),
-        "dar": F.cross_entropy(guess, batch.batches),
-    }
+    target, labels = batch.targets.flatten()[place], batch.batches[cell]
+    terms: dict[str, Tensor] = {}
+    if "gep" in names:
+        value, nonzero = model.decode_tokens(hidden.flatten(0, 1).index_select(0, place), labels)
+        terms |= {"gep": squared_error(value, target), "gep_zero": nonzero_nll(nonzero, target)}
+    if "gepc" in names:
+        genes = batch.genes.flatten()[place]
+        value, nonzero = model.decode_cells(genes, cells.index_select(0, cell), labels)
+        terms |= {"gepc": squared_error(value, target), "gepc_zero": nonzero_nll(nonzero, target)}
+    if "dar" in names:
+        terms["dar"] = F.cross_entropy(model.grad_reverse_discriminator(cells), batch.batches)
+    if "ecs" in names:
+        terms["ecs"] = elastic_similarity(cells)
+    return terms

@@ -39,6 +39,7 @@ class Batch:
     mask: Tensor  # (b, T) bool, True where hidden
     lengths: Tensor  # (b,) int64
     batches: Tensor | None  # (b,) int64
+    norms: Tensor | None  # (b,) int64, the batch whose norm they go through: all the same
     labels: Tensor | None  # (b,) int64
 
 
@@ -95,10 +96,12 @@ def load(
     device: torch.device,
     config: Config | None = None,
     rng: np.random.Generator | None = None,
+    mixed: bool = False,
 ) -> Iterator[Batch]:
     """Put mini-batches on the device, each cut to its longest cell.
 
-    With a configuration, values are hidden as it says, drawn anew from ``rng``.
+    With a configuration, values are hidden as it says, drawn anew from ``rng``. If batches of cells may be
+    mixed, the first cell's batch stands for all in front of a norm.
     """
 
     def tensor(array: np.ndarray) -> Tensor:
@@ -109,6 +112,7 @@ def load(
         longest = int(lengths.max())
         tokens = Tokens(cells.tokens.genes[part, :longest], cells.tokens.values[part, :longest], lengths)
         values, mask = tokens.values, np.zeros(tokens.values.shape, dtype=bool)
+        batches = None if cells.batches is None else tensor(cells.batches[part])
         if config is not None and config.mask_ratio and rng is not None:
             hide = config.mask_ratio, config.mask_value, rng, config.mask_cls
             values, mask = mask_values(tokens, *hide)
@@ -118,6 +122,7 @@ def load(
             targets=tensor(tokens.values),
             mask=tensor(mask),
             lengths=tensor(tokens.lengths),
-            batches=None if cells.batches is None else tensor(cells.batches[part]),
+            batches=batches,
+            norms=None if batches is None else batches[:1].expand(len(part)) if mixed else batches,
             labels=None if cells.labels is None else tensor(cells.labels[part]),
         )

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -45,6 +45,7 @@ def train(
     device: torch.device,
     folder: str | os.PathLike[str] | None = None,
     title: str = "training",
+    on_epoch: Callable[[list[dict[str, float]]], object] | None = None,
 ) -> list[dict[str, float]]:
     """Train on 90 % of the cells; validate on the others.
 
@@ -55,7 +56,8 @@ def train(
     cells
         The data.
     objective
-        Maps model and mini-batch to named loss terms; their sum is minimised.
+        Maps model and mini-batch to named loss terms; the sum of those that ``settings`` trains is
+        minimised.
     config
         Gives ``mask_ratio``, the hidden share of each cell's genes, redrawn each epoch;
         ``mask_value``; and ``dsbn``: whether each mini-batch comes from one batch of cells.
@@ -72,6 +74,10 @@ def train(
         one is read back.
     title
         Of the progress bar, which only a terminal shows.
+    on_epoch
+        Called with the history after each epoch, the model in evaluation mode. What it returns is ignored and
+        what it draws is undone, so it changes no number of the training. An epoch is over, and its
+        checkpoint written, once it returns: an interrupted one is trained and looked at again.
 
     Returns
     -------
@@ -98,7 +104,7 @@ def train(
         recompute=settings.recompute,
     )
     if folder is None:
-        return trainer.run(title)
+        return trainer.run(title, on_epoch=on_epoch)
     kept = {name: value for name, value in asdict(settings).items() if name not in RESOURCES}
     identity = {
         **asdict(config),
@@ -123,7 +129,7 @@ def train(
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    return trainer.run(title, Folder(folder, identity, header))
+    return trainer.run(title, Folder(folder, identity, header), on_epoch)
 
 
 class Trainer:
@@ -142,7 +148,8 @@ class Trainer:
         self.model, self.cells, self.objective, self.config = model, cells, objective, config
         self.settings, self.seed, self.device = settings, seed, device
         self.training, self.validation = split(len(cells), seed)
-        self.groups = cells.batches if config.dsbn else None
+        self.mixed = settings.mixed_batches
+        self.groups = cells.batches if config.dsbn and not self.mixed else None
 
         # From here on: what changes, besides the model and PyTorch's generators.
         self.optimizer = settings.build(model)
@@ -154,7 +161,12 @@ class Trainer:
         self.sums: dict[str, float] = {}  # of this epoch's loss terms, over cells
         self.seconds = 0.0  # spent on this epoch
 
-    def run(self, title: str, folder: Folder | None = None) -> list[dict[str, float]]:
+    def run(
+        self,
+        title: str,
+        folder: Folder | None = None,
+        on_epoch: Callable[[list[dict[str, float]]], object] | None = None,
+    ) -> list[dict[str, float]]:
         """Train to the end; leave the model in evaluation mode and return the history."""
         with torch_stream(self.seed, "dropout"):
             if folder is not None:
@@ -164,8 +176,12 @@ class Trainer:
                 folder.log(self.history)
             n = len(self.training)
             with Bar(title, self.settings.epochs * n, len(self.history) * n + self.cells_done) as bar:
-                while not self.finished():
+                while not self.settings.finished(self.history):
                     self.train_epoch(bar, folder)
+                    if on_epoch is not None:
+                        state = torch_state(self.device)
+                        on_epoch([dict(row) for row in self.history])
+                        restore_torch(state, self.device)
                     if folder is not None:
                         folder.write(self.state())
                         folder.log(self.history)
@@ -174,21 +190,12 @@ class Trainer:
         self.model.eval()
         return self.history
 
-    def finished(self) -> bool:
-        """Whether all epochs are done, or the validation loss has not improved for long enough."""
-        patience, done = self.settings.patience, len(self.history)
-        return done == self.settings.epochs or (patience is not None and done - self.best_epoch() >= patience)
-
-    def best_epoch(self) -> int:
-        """Return the first epoch of lowest validation loss, from 1; 0 before the first."""
-        losses = [row["valid_loss"] for row in self.history]
-        return losses.index(min(losses)) + 1 if losses else 0
-
     def train_epoch(self, bar: Bar, folder: Folder | None) -> None:
         """Train on all training cells, or on those left after an interruption, and validate."""
         settings, epoch = self.settings, len(self.history)
         start = time.perf_counter() - self.seconds
-        parts = minibatches(self.training, settings.batch_size, self.groups, self.shuffle)
+        rng = self.shuffle if settings.shuffle else None
+        parts = minibatches(self.training, settings.batch_size, self.groups, rng)
         steps = [parts[i : i + settings.accumulate] for i in range(0, len(parts), settings.accumulate)]
         self.model.train()
         for step in steps[self.step :]:
@@ -213,7 +220,7 @@ class Trainer:
             log.info("epoch %d/%d: %s, %.0f s", epoch + 1, settings.epochs, losses, seconds)
         self.step, self.cells_done, self.sums, self.seconds = 0, 0, {}, 0.0
         self.order = self.shuffle.bit_generator.state
-        if settings.keep == "best" and self.best_epoch() == epoch + 1:
+        if settings.keep == "best" and settings.best(self.history) == epoch + 1:
             weights = self.model.state_dict().items()
             self.best = {name: value.to("cpu", copy=True) for name, value in weights}
 
@@ -246,26 +253,28 @@ class Trainer:
         return {f"valid_{name}": total / len(self.validation) for name, total in sums.items()}
 
     def load(self, parts: list[np.ndarray]) -> Iterator[Batch]:
-        return load(self.cells, parts, self.device, self.config, self.mask)
+        return load(self.cells, parts, self.device, self.config, self.mask, self.mixed)
 
     def loss(self, batch: Batch, place: str) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss, float32, and the values of its terms and of their sum.
+        """Return the loss, float32, and the values of all terms and of the sum of those that are trained.
 
         Raises
         ------
         RuntimeError
-            When it is not finite.
+            When one is not finite.
         """
-        half = self.settings.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        training = self.model.training
+        with self.settings.autocast(self.device, training):
             terms = self.objective(self.model, batch)
-        stacked = torch.stack([term.float() for term in terms.values()])
-        loss = stacked.sum()
-        numbers = torch.cat([stacked, loss[None]]).tolist()  # one transfer from a GPU
+        terms = {name: term.float() for name, term in terms.items()}
+        loss = torch.stack([term for name, term in terms.items() if self.settings.trains(name)]).sum()
+        numbers = torch.stack([*terms.values(), loss]).tolist()  # one transfer from a GPU
         values = dict(zip([*terms, "loss"], numbers, strict=True))
-        if not math.isfinite(values["loss"]):
+        if not all(map(math.isfinite, numbers)):
             found = ", ".join(f"{name} = {values[name]:g}" for name in terms)
-            raise RuntimeError(f"the loss is not finite in {place} ({found}): lower learning_rate")
+            half = self.settings.eval_precision == "float16" and not training
+            advice = "float16 ends at 65,504" if half else "lower learning_rate"
+            raise RuntimeError(f"the loss is not finite in {place} ({found}): {advice}")
         return loss, values
 
     def state(self) -> dict[str, Any]:

@@ -43,9 +43,11 @@ def test_schemas_describe_every_key_and_admit_no_other(name):
             assert node.get("additionalProperties") is False, f"{name}{path} admits unknown keys"
 
 
-@pytest.mark.parametrize("table", ["config", "demo", "datasets", "methods", "claims"])
+@pytest.mark.parametrize(
+    "table", ["config", "demo", "sensitivity", "datasets", "methods", "claims", "defects", "conflicts"]
+)
 def test_what_the_repository_declares_is_valid(table):
-    schema = "config" if table == "demo" else table
+    schema = "config" if table in ("demo", "sensitivity") else table
     assert load_yaml(WORKFLOW / f"{table}.yaml", schema)
 
 

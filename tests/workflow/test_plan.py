@@ -36,7 +36,9 @@ def planned(tmp_path, *configfiles) -> list[Run]:
     ]
 
 
-@pytest.mark.parametrize("files", [[], ["demo.yaml"]], ids=["paper", "demo"])
+@pytest.mark.parametrize(
+    "files", [[], ["demo.yaml"], ["sensitivity.yaml"]], ids=["paper", "demo", "sensitivity"]
+)
 def test_every_declared_run_is_planned_once(tmp_path, files):
     config = load_yaml(WORKFLOW / "config.yaml", "config")
     for file in files:

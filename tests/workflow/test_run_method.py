@@ -15,7 +15,7 @@ import pytest
 from support import ROOT
 
 from workflow.files import atomic, read_json, write_json
-from workflow.steps.run_method import judge_end, reason_from, watch
+from workflow.steps.run_method import EnergyMeter, judge_end, package_energy_uj, reason_from, watch
 
 
 def alive(pid: int) -> bool:
@@ -329,3 +329,75 @@ def test_a_killed_run_leaves_its_folder_to_the_next_of_its_kind(wrapper):
     assert not (wrapper.folder / "resume").exists()
     wrapper(text)
     assert not wrapper(text, "--params", '{"a": 1}')[1]["resumed"]
+
+
+def fake_package(folder: Path, name: str, kind: str, energy: int, wrap: int = 1_000_000) -> Path:
+    """A zone of a made-up /sys/class/powercap."""
+    zone = folder / name
+    zone.mkdir(parents=True, exist_ok=True)
+    for key, value in (("name", kind), ("energy_uj", energy), ("max_energy_range_uj", wrap)):
+        (zone / key).write_text(f"{value}\n")
+    return zone
+
+
+def test_package_energy_counts_packages_once_and_survives_a_wrap(tmp_path, monkeypatch):
+    first = fake_package(tmp_path, "intel-rapl:0", "package-0", 900_000)
+    second = fake_package(tmp_path, "intel-rapl:1", "package-1", 100)
+    inside = fake_package(tmp_path, "intel-rapl:0:0", "core", 5)
+    platform = fake_package(tmp_path, "intel-rapl:2", "psys", 5)
+    busy = iter([50.0, 60.0])
+    monkeypatch.setattr("workflow.steps.run_method.busy_cpu_seconds", lambda: next(busy))
+    meter = EnergyMeter(0, tmp_path)
+    meter.sample(0.0, [])
+    (first / "energy_uj").write_text("100000\n")  # it has started again: 100,000 and 100,000 more
+    (second / "energy_uj").write_text("400100\n")
+    for zone in (inside, platform):
+        (zone / "energy_uj").write_text("999999\n")
+    meter.sample(1.0, [])
+    assert meter.package_uj == 600_000
+    # the machine's cores worked for ten seconds, the run for five of them
+    assert meter.cpu_wh(5.0) == pytest.approx(0.6 / 2 / 3600)
+    assert meter.gpu_wh() is None
+
+
+def test_a_counter_that_cannot_be_read_gives_no_energy(tmp_path):
+    assert package_energy_uj(tmp_path / "absent") == {}
+    assert EnergyMeter(0, tmp_path).cpu_wh(1.0) is None
+    zone = fake_package(tmp_path, "intel-rapl:0", "package-0", 1)
+    meter = EnergyMeter(0, tmp_path)
+    (zone / "energy_uj").unlink()  # where only root may read it, opening fails as well
+    meter.sample(1.0, [])
+    assert meter.cpu_wh(1.0) is None
+
+
+def test_gpu_energy_is_the_integral_of_power():
+    meter = EnergyMeter(2, Path("/absent"))
+    for now, watts in ((0.0, [100.0, 100.0]), (1.0, [300.0, 100.0]), (2.0, []), (4.0, [300.0, 100.0])):
+        meter.sample(now, watts)
+    assert meter.gpu_wh() == pytest.approx((300 * 1 + 400 * 3) / 3600)
+    strangers = EnergyMeter(1, Path("/absent"))  # one card of two is ours, and nobody knows which
+    for now in (0.0, 1.0):
+        strangers.sample(now, [100.0, 100.0])
+    assert strangers.gpu_wh() is None
+
+
+def test_power_is_read_from_nvidia_smi(wrapper, monkeypatch):
+    """An nvidia-smi whose card always draws 360 W, then one whose card does not tell."""
+    tool = wrapper.folder / "bin/nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\ncase $1 in *name*) echo 'Test GPU';; *) echo '100, 360.00';; esac\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    start = time.monotonic()
+    _, record = wrapper("import sys; sys.exit(99)", "--gpu", "1")
+    assert record["gpu_seconds"] == record["seconds"]
+    # there is a sample at the start and one at the end; 360 W are 0.1 Wh in a second
+    assert 0 < record["gpu_energy_wh"] <= 0.1 * (time.monotonic() - start)
+    tool.write_text("#!/bin/sh\ncase $1 in *name*) echo 'Test GPU';; *) echo '100, [N/A]';; esac\n")
+    _, record = wrapper("import sys; sys.exit(99)", "--gpu", "1")
+    assert (record["gpu_energy_wh"], record["peak_gpu_memory_mb"]) == (None, 0)
+
+
+def test_without_a_gpu_there_is_no_gpu_energy(wrapper):
+    _, record = wrapper("import sys; sys.exit(99)")
+    assert (record["gpu_seconds"], record["gpu_energy_wh"]) == (None, None)

@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from workflow.comparisons import Evidence
+from workflow.declarations import load_methods
 from workflow.present import method_note, published, read_scores, results_table, trouble
+from workflow.steps.judge import summarise
 from workflow.steps.score import describe
 from workflow.steps.tables import (
     caption_of,
@@ -80,7 +83,8 @@ def scores(tmp_path):
 
 @pytest.fixture
 def table(scores):
-    return results_table(*scores, "integration", "pbmc10k")
+    summary = summarise(Evidence(*scores), load_methods())
+    return results_table(summary, scores[1], "integration", "pbmc10k")
 
 
 def test_methods_are_ordered_by_the_headline_and_none_is_lost(table):
@@ -172,7 +176,7 @@ def test_each_departure_from_the_paper_has_its_own_words(in_paper, more, departu
 
 def test_captions_count_seeds():
     assert caption_of(1).startswith("One seed, so there is no interval. Higher")
-    assert caption_of(3).startswith("Mean over 3 seeds ± half of its 95 % t interval. (=) deterministic: the")
+    assert caption_of(3).startswith("Mean over 3 seeds ± half of its 95 % interval (of labels: over")
 
 
 def test_a_dataset_that_cannot_be_had_gives_its_reason_once():
@@ -186,17 +190,14 @@ def test_a_dataset_that_cannot_be_had_gives_its_reason_once():
 
 def test_the_summary_counts_runs_and_names_what_failed(table, scores, tmp_path):
     from workflow.declarations import WORKFLOW, load_yaml
-    from workflow.verdicts import judge
+    from workflow.verdicts import Selection, judge
 
     rows, runs = scores
     selected = set(zip(runs["task"], runs["dataset"], runs["method"], strict=True))
+    methods = frozenset({"pca", "scvi", "scmamba2"})
     claims = judge(
         load_yaml(WORKFLOW / "claims.yaml", "claims"),
-        rows,
-        runs,
-        {"pbmc10k"},
-        {"pca", "scvi", "scmamba2"},
-        selected,
+        Selection(Evidence(rows, runs), frozenset({"pbmc10k"}), methods, frozenset(selected)),
     )
     claims.to_csv(tmp_path / "claims.csv", index=False)
     claims = pd.read_csv(tmp_path / "claims.csv")  # as the step reads them
@@ -226,14 +227,15 @@ def test_the_note_of_a_verdict_says_what_beat_the_subject():
 
 def test_a_difference_without_an_interval_shows_none(scores):
     from workflow.declarations import WORKFLOW, load_yaml
-    from workflow.verdicts import judge
+    from workflow.verdicts import Selection, judge
 
     rows, runs = scores
     question = next(c for c in load_yaml(WORKFLOW / "claims.yaml", "claims") if c["id"] == "S1")
 
     def difference(rows: pd.DataFrame) -> str:
         selected = set(zip(runs["task"], runs["dataset"], runs["method"], strict=True))
-        claims = judge([question], rows, runs, {"pbmc10k"}, {"pca", "scmamba2"}, selected)
+        names = (frozenset({"pbmc10k"}), frozenset({"pca", "scmamba2"}), frozenset(selected))
+        claims = judge([question], Selection(Evidence(rows, runs), *names))
         return claims_text(claims)["Difference [95 %]"][0]
 
     assert difference(rows[rows["seed"] == 0]) == "+0.100"

@@ -21,7 +21,6 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-
 #: The stream called "permuted", and how often labels are permuted.
 PERMUTED, N_PERMUTED = 0x9E2407ED, 5
 

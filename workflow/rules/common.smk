@@ -7,7 +7,7 @@ import shlex
 from snakemake.exceptions import WorkflowError
 
 from workflow.fetching.addresses import addresses
-from workflow.declarations import DeclarationError, load_plan
+from workflow.declarations import DeclarationError, load_plan, load_yaml
 from workflow.tasks import NAMES as TASKS
 
 try:
@@ -19,6 +19,16 @@ EFFICIENCY = config.get("efficiency") or {}  # empty: the task is not run
 EFFICIENCY = EFFICIENCY if EFFICIENCY.get("models") else {}
 MEASURED = ["<results>/efficiency/measurements.json"] if EFFICIENCY else []
 RESULTS = Path(config["pathvars"]["results"])
+# The command that makes this selection again, for the report: the files that were laid over config.yaml.
+CALL = " ".join(
+    [
+        "snakemake --cores all",
+        *(
+            f"--configfile {os.path.relpath(path, ROOT)}"
+            for path in workflow.configfiles[1:]
+        ),
+    ]
+)
 # What every job finds in its environment. Steps and methods run as modules from the repository's root,
 # wherever the working folder is, and Snakemake unsets PYTHONPATH in conda jobs. None of this stands among a
 # rule's params, because a change of params runs a job again, and another folder for downloads or another way
@@ -132,13 +142,29 @@ def runs_of(wildcards):
 
 
 def scores_of_dataset(wildcards):
-    """Scores of every method on one dataset."""
+    """Scores of every method on one dataset, but for variants of defects and conflicts: figures show none."""
+    methods = PLAN.methods_for(wildcards.task)
     return expand(
         "<results>/scores/{task}/{dataset}/{method}.parquet",
         task=wildcards.task,
         dataset=wildcards.dataset,
-        method=PLAN.methods_for(wildcards.task),
+        method=[name for name in methods if not PLAN.methods[name].get("variant")],
     )
+
+
+def scores_of_annotation(wildcards):
+    """Scores of every method that annotates on one dataset."""
+    return expand(
+        "<results>/scores/annotation/{dataset}/{method}.parquet",
+        dataset=wildcards.dataset,
+        method=PLAN.methods_for("annotation"),
+    )
+
+
+def units_of_annotation(wildcards):
+    """The predictions of their cells, which lie beside the scores."""
+    scores = scores_of_annotation(wildcards)
+    return [path.removesuffix(".parquet") + ".units.parquet" for path in scores]
 
 
 def scores_of_plan(wildcards):
@@ -184,6 +210,17 @@ def records_of_plan():
     return [*files, *prepared_of_selection(PLAN.datasets), *runs]
 
 
+def facts_of_claims():
+    """What was found in the datasets whose counts the paper gives, where they are prepared."""
+    claims = load_yaml(ROOT / "workflow/claims.yaml", "claims")
+    paths = [
+        RESULTS / f"data/{claim['dataset']}/tidy.json"
+        for claim in claims
+        if "counts" in claim
+    ]
+    return [path for path in paths if path.is_file()]
+
+
 def in_paper(wildcards):
     """Whether the dataset is the paper's own."""
     return PLAN.datasets[wildcards.dataset]["in_paper"]
@@ -208,6 +245,15 @@ def tables_of_plan():
         )
         for task, dataset in PLAN.pairs
     ]
+    tables += [
+        reported_table(
+            f"headline_{task}",
+            "headline_table",
+            category=task,
+            labels={"what": "methods on datasets", "form": "table"},
+        )
+        for task in dict.fromkeys(task for task, _ in PLAN.pairs)
+    ]
     if EFFICIENCY:
         labels = {"what": "time and memory against length", "form": "table"}
         tables.append(
@@ -222,13 +268,31 @@ def tables_of_plan():
     ]
 
 
+def ranks_figure(task):
+    """The figure of ranks of a task."""
+    return report(
+        f"<results>/figures/{task}_ranks.png",
+        caption="../report/ranks.rst",
+        category=task,
+        labels={"what": "ranks across data sets", "form": "figure"},
+    )
+
+
+def ranks_of_plan():
+    """The figure of ranks of each task."""
+    return [ranks_figure(task) for task in dict.fromkeys(t for t, _ in PLAN.pairs)]
+
+
 def figures_of_plan():
     """Every figure of the selection."""
+    drawn = {task: ["cells", "headline", "epochs", "cost"] for task in TASKS}
+    drawn["annotation"].append("confusion")
     figures = [
         f"<results>/figures/{task}_{dataset}_{figure}.png"
         for task, dataset in PLAN.pairs
-        for figure in ("cells", "headline")
+        for figure in drawn[task]
     ]
+    figures += ["<results>/figures/forest.png", *ranks_of_plan()]
     return figures + (["<results>/figures/efficiency.png"] if EFFICIENCY else [])
 
 

@@ -1,4 +1,4 @@
-"""Step 7b: draw one dataset: the cells as every method sees them, and the headline with every seed.
+"""Step 7b: draw one dataset: the cells as every method sees them, the headline, the epochs, and the cost.
 
 PNG for people, SVG beside it for print; the same rows give the same picture.
 """
@@ -9,6 +9,7 @@ import argparse
 import sys
 import textwrap
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import anndata as ad
@@ -18,10 +19,13 @@ import pandas as pd
 import scanpy as sc
 import seaborn as sns
 from matplotlib.lines import Line2D
+from matplotlib.patches import ConnectionPatch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from sklearn.decomposition import PCA
 
 from workflow import tasks
-from workflow.drawing import STYLE, save
+from workflow.costs import best_trivial, memory, span
+from workflow.drawing import SMALL, STYLE, TWO_COLUMNS, frame, heading, notice, plain, save, say, spread
 from workflow.files import read_json
 from workflow.present import (
     KIND_COLOURS,
@@ -53,13 +57,6 @@ def colours_of(names: list[str]) -> dict[str, tuple]:
     """Give each name a colour and a marker: ten safe colours, then the same with other markers."""
     palette = sns.color_palette("colorblind", 10)
     return {n: (palette[i % 10], MARKERS[i // 10 % len(MARKERS)]) for i, n in enumerate(names)}
-
-
-def frame(ax: plt.Axes) -> None:
-    """Draw a thin frame without ticks: UMAP coordinates have no unit."""
-    ax.set(xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set(visible=True, color="0.8", linewidth=0.5)
 
 
 def scatter(ax: plt.Axes, xy: np.ndarray, values: np.ndarray, styles: dict[str, tuple]) -> None:
@@ -101,14 +98,6 @@ def panels(n: int, title: str) -> tuple[plt.Figure, np.ndarray]:
 def title_of(ax: plt.Axes, name: str) -> None:
     """Write a method's name above its panel."""
     ax.set_title(name, linespacing=1.1, va="bottom")
-
-
-def say(ax: plt.Axes, text: str) -> None:
-    """Write why there is no picture into the place where it would be."""
-    frame(ax)
-    text = text if len(text) < 90 else text[:87] + "..."
-    text = textwrap.fill(text, 24)
-    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="0.4", transform=ax.transAxes)
 
 
 def figure_name(title: str, runs: pd.DataFrame) -> str:
@@ -257,6 +246,219 @@ def draw_headline(
     return fig
 
 
+def of_results(methods: dict[str, dict], names: Iterable[str]) -> list[str]:
+    """Return the methods that stand in results: not the variants that show what one defect does."""
+    return [name for name in names if not methods[name].get("variant")]
+
+
+def epoch_traces(rows: pd.DataFrame, runs: pd.DataFrame, metric: str, impl: str) -> dict[str, pd.DataFrame]:
+    """Return for each method with epochs a line per seed and epoch: ``valid_loss``, ``score``, ``selected``.
+
+    Parameters
+    ----------
+    rows
+        Scores; those of the level ``epoch`` count, whose unit is the number of the epoch, from 1.
+    runs
+        Runs; ``info["history"]`` holds the losses and ``info["selected_epoch"]`` the epoch that was kept.
+    metric, impl
+        What is scored.
+    """
+    rows = rows[(rows["unit_level"] == "epoch") & (rows["metric"] == metric) & (rows["metric_impl"] == impl)]
+    traces = {}
+    for method, mine in runs[runs["status"] == "ok"].groupby("method", sort=False):
+        lines = []
+        for run in mine.itertuples():
+            own = rows[(rows["method"] == method) & (rows["seed"] == run.seed)]
+            scores = dict(zip(own["unit_id"].astype(int), own["value"], strict=True))
+            losses = {step["epoch"]: step.get("valid_loss") for step in run.info.get("history") or []}
+            for epoch in sorted(losses.keys() | scores.keys()):
+                line = {"seed": run.seed, "epoch": epoch, "selected": epoch == run.info.get("selected_epoch")}
+                lines.append(line | {"valid_loss": losses.get(epoch), "score": scores.get(epoch)})
+        if lines:
+            traces[method] = pd.DataFrame(lines).astype({"valid_loss": float, "score": float})
+    return traces
+
+
+#: Marker, size, face and edge of the epochs that a reader asks for. The ring goes around the others.
+EPOCH_MARKS = {
+    "first": ("o", 3.5, "white", "k"),
+    "last": ("s", 3.5, "k", "k"),
+    "best possible": ("*", 7, "#F0E442", "k"),
+    "selected": ("o", 9, "none", "#0072B2"),
+}
+
+
+def marked_epochs(trace: pd.DataFrame) -> dict[str, float]:
+    """Return the first, last, best possible (by the test score) and selected epoch of a seed, where known."""
+    marks = {"first": trace["epoch"].min(), "last": trace["epoch"].max()}
+    if trace["score"].notna().any():
+        marks["best possible"] = trace.loc[trace["score"].idxmax(), "epoch"]
+    if trace["selected"].any():
+        marks["selected"] = trace.loc[trace["selected"], "epoch"].iloc[0]
+    return marks
+
+
+def cost_of_selection(trace: pd.DataFrame) -> str:
+    """Say in words what the selected epoch scores, and what the best epoch of each seed would have."""
+    scored = trace.dropna(subset=["score"])
+    kept, best = scored[scored["selected"]]["score"], scored.groupby("seed")["score"].max()
+    if kept.empty:
+        return ""
+    return f"selected {kept.mean():.3f}, best possible {best.mean():.3f}"
+
+
+def draw_epochs(
+    rows: pd.DataFrame, runs: pd.DataFrame, task: str, names: dict[str, str], title: str
+) -> plt.Figure:
+    """Validation loss above, test score below, against the epoch; a line per seed."""
+    metric, impl = tasks.get(task).HEADLINE[0]
+    traces = epoch_traces(rows, runs, metric, impl)
+    if not traces:
+        return notice(title, "No run of this selection tells what happened at each epoch.")
+    columns = min(3, len(traces))
+    n_pairs = -(-len(traces) // columns)
+    fig, axes = plt.subplots(
+        2 * n_pairs,
+        columns,
+        figsize=(1.1 + (TWO_COLUMNS - 1.1) * max(columns, 2) / 3, 3.8 * n_pairs + 0.6),
+        squeeze=False,
+        layout="constrained",
+    )
+    seeds = max(trace["seed"].nunique() for trace in traces.values())
+    heading(fig, title, f"a line per seed (n = {seeds}); the test score was computed after the run")
+    used: set[str] = set()
+    for index in range(columns * n_pairs):
+        row, column = divmod(index, columns)
+        upper, lower = axes[2 * row : 2 * row + 2, column]
+        if index >= len(traces):
+            upper.axis("off"), lower.axis("off")
+            continue
+        method, trace = list(traces.items())[index]
+        colour = KIND_COLOURS[runs.loc[runs["method"] == method, "kind"].iloc[0]]
+        first, *notes = names[method].splitlines()
+        title_of(upper, "\n".join([first, *textwrap.wrap(" ".join(notes), 40)]))
+        for ax, column_name in ((upper, "valid_loss"), (lower, "score")):
+            if trace[column_name].isna().all():
+                missing = {"valid_loss": "no validation loss", "score": "no score of single epochs"}
+                say(ax, f"{missing[column_name]} in this selection")
+                continue
+            for _, mine in trace.groupby("seed"):
+                known = mine.dropna(subset=[column_name])
+                ax.plot(known["epoch"], known[column_name], color=colour, lw=1, alpha=0.65, zorder=2)
+                for height, (mark, epoch) in enumerate(marked_epochs(mine).items(), start=4):
+                    value = known.loc[known["epoch"] == epoch, column_name]
+                    if len(value):
+                        shape, size, face, edge = EPOCH_MARKS[mark]
+                        ax.plot(epoch, value, shape, ms=size, mfc=face, mec=edge, mew=0.8, zorder=height)
+                        used.add(mark)
+            plain(ax)
+            ax.margins(y=0.12)  # room for the marks
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            ax.set_xlim(trace["epoch"].min() - 0.5, trace["epoch"].max() + 0.5)
+        said = cost_of_selection(trace)
+        lower.set_xlabel("epoch" + (f"\n{said}" if said else ""))
+    for row in range(n_pairs):
+        axes[2 * row, 0].set_ylabel("validation loss", fontsize=7)
+        axes[2 * row + 1, 0].set_ylabel(f"{titles(metric, impl)}\nof the test cells", fontsize=7)
+    handles = [
+        Line2D(
+            [], [], ls="", marker=shape, ms=min(size, 7), mfc=face, mec=edge, mew=0.8, label=f"{mark} epoch"
+        )
+        for mark, (shape, size, face, edge) in EPOCH_MARKS.items()
+        if mark in used
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7)
+    return fig
+
+
+def pareto(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the points that no other beats in both: fewer ``seconds``, higher ``value``; by time."""
+    points = points.sort_values(["seconds", "value"], ascending=[True, False])
+    return points[points["value"] > points["value"].cummax().shift(fill_value=-np.inf)]
+
+
+def draw_cost(
+    rows: pd.DataFrame, runs: pd.DataFrame, task: str, names: dict[str, str], title: str
+) -> plt.Figure:
+    """Headline metric against the time of one run, with the best control and the Pareto front.
+
+    The names stand in a column at the right, in the order of the values, so that they never overlap.
+    """
+    metric, impl = tasks.get(task).HEADLINE[0]
+    first = rows[(rows["metric"] == metric) & (rows["metric_impl"] == impl) & (rows["unit_level"] == "run")]
+    lines = []
+    for method, mine in runs[runs["status"] == "ok"].groupby("method", sort=False):
+        interval = mean_t_interval(first.loc[first["method"] == method, "value"])
+        line = {"method": method, "kind": mine["kind"].iloc[0], "value": interval.mean}
+        line |= {"low": interval.low, "high": interval.high, "seconds": mine["seconds"].median()}
+        gpu = mine["peak_gpu_memory_mb"].median() if mine["peak_gpu_memory_mb"].notna().any() else np.nan
+        line |= {"memory": mine["peak_memory_mb"].median(), "gpu_memory": gpu}
+        lines.append(line)
+    points = pd.DataFrame(
+        lines, columns=["method", "kind", "value", "low", "high", "seconds", "memory", "gpu_memory"]
+    )
+    points = points.dropna(subset=["value", "seconds"]).sort_values(["value", "method"], ignore_index=True)
+    if points.empty:
+        return notice(title, "No run of this selection has both a score and a time.")
+    height = max(2.6, 0.17 * len(points) + 1.1)
+    fig, (ax, side) = plt.subplots(
+        1, 2, figsize=(TWO_COLUMNS, height), width_ratios=[1.85, 1], layout="constrained"
+    )
+    n = runs["seed"].nunique()
+    seeds = (
+        "1 seed" if n == 1 else f"{n} seeds: mean and 95 % t interval; median time and peak memory of a run"
+    )
+    heading(fig, title, seeds)
+    reached = points[["value", "low", "high"]].clip(0, 1)  # a t interval knows nothing of the metric's range
+    bottom, top = reached.min().min(), reached.max().max()
+    margin = max(0.06 * (top - bottom), 0.01)
+    ax.set(xscale="log", ylim=(bottom - margin, top + margin))
+    ax.set(xlabel="time of one run (s, logarithmic)", ylabel=titles(metric, impl))
+    ax.set_xlim(points["seconds"].min() / 1.6, points["seconds"].max() * 1.6)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+    ax.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
+    if points["seconds"].max() / points["seconds"].min() < 30:  # one decade may hold no tick at all
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plain(ax)
+    kinds = points.set_index("method")["kind"]
+    trivial, value = best_trivial(points.set_index("method")["value"], kinds)
+    handles = []
+    if trivial:
+        ax.axhline(value, color=KIND_COLOURS["trivial"], ls="--", lw=1, zorder=1)
+        handles.append(Line2D([], [], color=KIND_COLOURS["trivial"], ls="--", lw=1, label="best control"))
+    front = pareto(points[points["kind"] != "oracle"])
+    if len(front) > 1:
+        ax.step(front["seconds"], front["value"], where="post", color="0.55", lw=0.8, zorder=1.5)
+        handles.append(Line2D([], [], color="0.55", lw=0.8, label="nothing is both faster and better"))
+    side.axis("off")
+    side.set(xlim=(0, 1), ylim=ax.get_ylim())
+    gap = (ax.get_ylim()[1] - ax.get_ylim()[0]) * 0.155 / (height - 1.1)
+    places = spread(list(points["value"]), gap, *ax.get_ylim())
+    for point, y in zip(points.itertuples(), places, strict=True):
+        colour = KIND_COLOURS[point.kind]
+        ax.plot([point.seconds] * 2, [point.low, point.high], color=colour, lw=1.2, zorder=2)
+        face = "white" if point.kind == "oracle" else colour
+        ax.scatter(point.seconds, point.value, s=26, fc=face, ec=colour, lw=1, zorder=3)
+        leader = ConnectionPatch(
+            xyA=(point.seconds, point.value), coordsA=ax.transData, xyB=(0.02, y), coordsB=side.transData
+        )
+        leader.set(color=colour, linewidth=0.4, alpha=0.6)
+        fig.add_artist(leader)
+        label = f"{names[point.method].splitlines()[0]}: {span(point.seconds)}, {memory(point.memory)}"
+        label += f", GPU {memory(point.gpu_memory)}" if np.isfinite(point.gpu_memory) else ""
+        side.text(0.04, y, label, va="center", fontsize=SMALL, color=colour)
+    used = [kind for kind in KIND_COLOURS if kind in set(points["kind"])]
+    handles += [
+        Line2D(
+            [], [], ls="", marker="o", ms=5, mec=KIND_COLOURS[kind], label=KIND_TITLES[kind],
+            mfc="white" if kind == "oracle" else KIND_COLOURS[kind],
+        )
+        for kind in used
+    ]  # fmt: skip
+    fig.legend(handles=handles, loc="outside lower left", ncols=4, frameon=False, fontsize=SMALL)
+    return fig
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="Parquet of each method")
@@ -264,35 +466,36 @@ def main() -> int:
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--cells", type=Path, required=True, help="PNG to write; SVG stands beside it")
     parser.add_argument("--headline", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--epochs", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--cost", type=Path, required=True, help="PNG to write")
     args = parser.parse_args()
 
     prepared = read_json(args.prepared)
     task, dataset = prepared["task"], prepared["dataset"]
     rows, runs = read_scores(args.scores)
-    rows = rows[rows["unit_level"] == "run"]
     folders = {run.run_id: args.runs_folder / run.method / str(run.seed) for run in runs.itertuples()}
     datasets, methods = declared()
     names = {
         method: figure_name(methods[method]["title"], mine)
         for method, mine in runs.groupby("method", sort=False)
     }
-    heading = dataset_title(dataset, datasets[dataset])
+    runs = runs[runs["method"].isin(of_results(methods, names))]
+    of_runs = rows[rows["unit_level"] == "run"]
+    called = dataset_title(dataset, datasets[dataset])
 
     plt.rcParams.update(STYLE)  # type: ignore[arg-type]
     outputs = first_outputs(runs, folders)
     draw = {"integration": draw_integration, "annotation": draw_annotation}[task]
     if prepared["status"] == "ok":
         seed = int(runs["seed"].min())
-        save(draw(outputs, args.prepared.parent, names, f"{heading}, seed {seed}"), args.cells)
+        save(draw(outputs, args.prepared.parent, names, f"{called}, seed {seed}"), args.cells)
     else:
-        fig, ax = plt.subplots(figsize=(5, 2), layout="constrained")
-        fig.suptitle(heading, x=0.01, ha="left", fontsize=9, fontweight="bold")
-        say(ax, prepared["reason"])
-        save(fig, args.cells)
+        save(notice(called, prepared["reason"]), args.cells)
     n_seeds = runs["seed"].nunique()
     seeds = "1 seed" if n_seeds == 1 else f"{n_seeds} seeds, mean and 95 % t interval"
-    what = f"{heading}: {seeds}"
-    save(draw_headline(rows, runs, task, dataset, names, what), args.headline)
+    save(draw_headline(of_runs, runs, task, dataset, names, f"{called}: {seeds}"), args.headline)
+    save(draw_epochs(rows, runs, task, names, f"{called}: epochs"), args.epochs)
+    save(draw_cost(rows, runs, task, names, f"{called}: cost and quality"), args.cost)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Step 6: gather every row, and give each claim its verdict."""
+"""Step 6: gather every row, summarise each method, and give each claim its verdict."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from workflow.declarations import WORKFLOW, load_yaml
+import numpy as np
+import pandas as pd
+
+from workflow import tasks
+from workflow.comparisons import Evidence
+from workflow.declarations import WORKFLOW, load_methods, load_yaml
 from workflow.files import atomic, read_json
-from workflow.present import read_scores
-from workflow.verdicts import judge
+from workflow.present import read_scores, read_units
+from workflow.statistics import minimal_detectable_effect
+from workflow.verdicts import Selection, judge
 
 #: What runs.csv keeps of a record.
 KEPT = [
@@ -17,28 +23,68 @@ KEPT = [
     "seconds", "cpu_seconds", "peak_memory_mb", "peak_gpu_memory_mb", "threads", "gpu",
     "changed_params", "info", "versions", "hardware", "commit", "finished",
 ]  # fmt: skip
+SUMMARY = [
+    "task", "dataset", "method", "title", "kind", "mode", "variant_of", "metric", "metric_impl", "mean",
+    "low", "high", "n_seeds", "sd", "interval", "mde", "chance", "ceiling",
+]  # fmt: skip
+
+
+def summarise(evidence: Evidence, methods: dict[str, dict]) -> pd.DataFrame:
+    """Return a line for each task, dataset, method and metric of the tables, with the columns ``SUMMARY``.
+
+    ``low`` and ``high`` are the 95 % interval, ``interval`` what it resamples. ``mde`` is the smallest
+    difference to another method with the same spread over seeds that as many seeds, paired, show with 80 %
+    power.
+    """
+    lines = []
+    runs = evidence.runs[["task", "dataset", "method"]].drop_duplicates()
+    for task, dataset, method in runs.itertuples(index=False):
+        entry = methods[method]
+        for metric, impl in tasks.get(task).HEADLINE:
+            mean, kind = evidence.estimate(task, dataset, metric, method, impl)
+            line = {"task": task, "dataset": dataset, "method": method, "title": entry["title"]}
+            line |= {"kind": entry["kind"], "mode": entry.get("mode", "repaired")}
+            line |= {"variant_of": entry.get("variant_of", ""), "metric": metric, "metric_impl": impl}
+            line |= {"mean": mean.mean, "low": mean.low, "high": mean.high, "n_seeds": mean.n}
+            line |= {"sd": mean.sd, "interval": kind}
+            # of two independent methods: the SD of their difference is sqrt(2) times that of one
+            enough = mean.n > 1 and mean.sd > 0
+            line["mde"] = minimal_detectable_effect(np.sqrt(2) * mean.sd, mean.n) if enough else np.nan
+            line["chance"] = evidence.chance(task, dataset, metric, method)
+            line["ceiling"] = evidence.ceiling(task, dataset, metric)
+            lines.append(line)
+    return pd.DataFrame(lines, columns=SUMMARY)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="Parquet of each method")
     parser.add_argument("--efficiency", type=Path, nargs="?", help="measurements.json, if it was measured")
+    parser.add_argument("--facts", type=Path, nargs="*", default=[], help="tidy.json of prepared datasets")
+    parser.add_argument("--call", required=True, help="the command that makes this selection")
     parser.add_argument("--rows", type=Path, required=True, help="Parquet to write: all rows")
     parser.add_argument("--runs", type=Path, required=True, help="CSV to write: all runs")
+    parser.add_argument("--summary", type=Path, required=True, help="CSV to write: every method's means")
     parser.add_argument("--verdicts", type=Path, required=True, help="CSV to write: all claims")
     args = parser.parse_args()
 
     rows, runs = read_scores(args.scores)
+    methods = load_methods()
+    evidence = Evidence(rows, runs, read_units(args.scores))
     verdicts = judge(
         load_yaml(WORKFLOW / "claims.yaml", "claims"),
-        rows,
-        runs,
-        datasets=set(load_yaml(WORKFLOW / "datasets.yaml", "datasets")),
-        methods=set(load_yaml(WORKFLOW / "methods.yaml", "methods")),
-        selected=set(zip(runs["task"], runs["dataset"], runs["method"], strict=True)),
-        efficiency=read_json(args.efficiency) if args.efficiency else None,
+        Selection(
+            evidence,
+            datasets=frozenset(load_yaml(WORKFLOW / "datasets.yaml", "datasets")),
+            methods=frozenset(methods),
+            selected=frozenset(zip(runs["task"], runs["dataset"], runs["method"], strict=True)),
+            efficiency=read_json(args.efficiency) if args.efficiency else None,
+            facts={path.parent.name: read_json(path) for path in args.facts},
+            call=args.call,
+        ),
     )
-    for table, path in ((runs[KEPT], args.runs), (verdicts, args.verdicts)):
+    summary = summarise(evidence, methods)
+    for table, path in ((runs[KEPT], args.runs), (summary, args.summary), (verdicts, args.verdicts)):
         with atomic(path) as part:
             table.to_csv(part, index=False)
     with atomic(args.rows) as part:

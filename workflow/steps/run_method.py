@@ -36,6 +36,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_APPLICABLE = 99
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0
+SAMPLE_SECONDS = 1.0
+POWERCAP = Path("/sys/class/powercap")
 ALWAYS_VERSIONS = ("numpy", "scipy", "anndata", "torch")
 OUT_OF_MEMORY = re.compile(
     r"\bMemoryError\b|OutOfMemoryError|CUDA out of memory|std::bad_alloc|Cannot allocate memory"
@@ -63,17 +65,101 @@ def session_memory_mb(session: int) -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def gpu_memory_mb() -> float | None:
-    """Return the memory in use on the visible GPUs in MB, or None where there is no nvidia-smi."""
+def gpu_state() -> tuple[float | None, list[float]]:
+    """Return the memory in use on the visible GPUs in MB (None: unknown) and the watts that each draws.
+
+    No watts where nvidia-smi is missing or a card does not tell its own ("[N/A]").
+    """
     if shutil.which("nvidia-smi") is None:
-        return None
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        return None, []
+    query = ["nvidia-smi", "--query-gpu=memory.used,power.draw", "--format=csv,noheader,nounits"]
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices:
         query += ["-i", devices]
     answer = subprocess.run(query, capture_output=True, text=True)
-    values = [float(v) for v in answer.stdout.split() if v.replace(".", "").isdigit()]
-    return sum(values) if values else None
+    cards = [line.split(",") for line in answer.stdout.splitlines() if line.strip()]
+    number = re.compile(r"\s*\d+(\.\d+)?\s*")
+    memory = [float(card[0]) for card in cards if number.fullmatch(card[0])]
+    watts = [float(card[1]) for card in cards if len(card) > 1 and number.fullmatch(card[1])]
+    return sum(memory) if memory else None, watts if len(watts) == len(cards) else []
+
+
+def package_energy_uj(powercap: Path = POWERCAP) -> dict[str, tuple[int, int]]:
+    """Return the energy counter of each processor package and where it wraps, in microjoules.
+
+    Linux's running average power limit (RAPL). Other zones (cores, memory, the whole platform) lie inside or
+    around a package and would count twice. Empty where there is none, or where only root may read it.
+    """
+    counters = {}
+    for zone in sorted(powercap.glob("intel-rapl:*")):
+        try:
+            if (zone / "name").read_text().startswith("package"):
+                values = [(zone / f"{key}_uj").read_text() for key in ("energy", "max_energy_range")]
+                counters[zone.name] = (int(values[0]), int(values[1]))
+        except (OSError, ValueError):
+            continue
+    return counters
+
+
+def busy_cpu_seconds() -> float | None:
+    """Return for how many seconds the cores of this machine have worked since it started (Linux)."""
+    try:
+        user, nice, system = Path("/proc/stat").read_text().split(None, 4)[1:4]
+    except (OSError, ValueError):
+        return None
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+class EnergyMeter:
+    """Energy of a run, from samples taken about once a second.
+
+    GPU: the integral of the power that the cards draw (trapezoids between samples), idle power included.
+    CPU: the counters of the processor packages, of which the run has the share that it has of all work done
+    by the machine's cores meanwhile, because a package counts its other jobs as well.
+
+    Parameters
+    ----------
+    gpu
+        Cards of the run, 0 for none. Where another number is visible, nobody knows which are the run's.
+    powercap
+        Folder of Linux's energy counters.
+    """
+
+    def __init__(self, gpu: int, powercap: Path = POWERCAP):
+        self.gpu, self.powercap = gpu, powercap
+        self.power: list[tuple[float, float]] = []  # seconds, watts
+        self.last = package_energy_uj(powercap)
+        self.package_uj = 0
+        self.busy_before = busy_cpu_seconds()
+
+    def sample(self, now: float, watts: list[float]) -> None:
+        """Take the power of the cards at a time in seconds, and read the packages."""
+        if self.gpu and len(watts) == self.gpu:
+            self.power.append((now, sum(watts)))
+        if self.last:
+            found = package_energy_uj(self.powercap)
+            if found.keys() != self.last.keys():
+                self.last = {}  # a counter went away: what is known is no longer the whole
+                return
+            for zone, (value, wrap) in found.items():  # a counter starts again at 0 within minutes to hours
+                before = self.last[zone][0]
+                self.package_uj += value - before if value >= before else value + wrap - before
+            self.last = found
+
+    def gpu_wh(self) -> float | None:
+        """Energy of the run's cards in Wh; None without two samples."""
+        if len(self.power) < 2:
+            return None
+        steps = zip(self.power, self.power[1:], strict=False)
+        return sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in steps) / 3600
+
+    def cpu_wh(self, cpu_seconds: float) -> float | None:
+        """Energy of the processor packages in Wh, the share of a run that used so much CPU time."""
+        busy = busy_cpu_seconds()
+        if not self.last or busy is None or self.busy_before is None:
+            return None
+        share = min(1.0, cpu_seconds / max(busy - self.busy_before, cpu_seconds, 1e-9))
+        return self.package_uj * share / 3.6e9
 
 
 def oom_kills() -> int:
@@ -101,18 +187,29 @@ def reason_from(log: Path) -> str:
     return lines[-1][:400] if lines else ""
 
 
-def watch(command: list[str], log: Path, limit: float, env: dict, cwd: Path, gpu: int) -> dict:
+def watch(
+    command: list[str],
+    log: Path,
+    limit: float,
+    env: dict,
+    cwd: Path,
+    gpu: int,
+    powercap: Path = POWERCAP,
+) -> dict:
     """Run a command in a session of its own under a time limit.
 
     Returns
     -------
     dict
         ``exit_code`` (negative: the signal), ``timed_out``, ``seconds``, ``cpu_seconds``,
-        ``peak_memory_mb`` of the whole process tree, ``peak_gpu_memory_mb``, ``out_of_memory``.
+        ``peak_memory_mb`` of the whole process tree, ``peak_gpu_memory_mb``, ``gpu_seconds`` (time x cards),
+        ``gpu_energy_wh`` and ``cpu_energy_wh`` (see :class:`EnergyMeter`), ``out_of_memory``. What could not
+        be measured is None.
     """
     kills = oom_kills()
-    gpu_before = gpu_memory_mb() if gpu else None
-    peak, peak_gpu, timed_out, last_gpu = 0.0, gpu_before, False, 0.0
+    gpu_before = gpu_state()[0] if gpu else None
+    peak, peak_gpu, timed_out, last_sample = 0.0, gpu_before, False, -SAMPLE_SECONDS
+    meter = EnergyMeter(gpu, powercap)
     start = time.monotonic()
     with open(log, "ab") as out:
         child = subprocess.Popen(
@@ -141,10 +238,11 @@ def watch(command: list[str], log: Path, limit: float, env: dict, cwd: Path, gpu
         while child.poll() is None:
             now = time.monotonic()
             peak = max(peak, session_memory_mb(child.pid))
-            if gpu and now - last_gpu > 1:
-                last_gpu = now
-                used = gpu_memory_mb()
+            if now - last_sample >= SAMPLE_SECONDS:
+                last_sample = now
+                used, watts = gpu_state() if gpu else (None, [])
                 peak_gpu = max(filter(None, (peak_gpu, used)), default=None)
+                meter.sample(time.monotonic(), watts)
             if not timed_out and now - start > limit:
                 timed_out = True
                 stop(signal.SIGTERM)
@@ -156,15 +254,21 @@ def watch(command: list[str], log: Path, limit: float, env: dict, cwd: Path, gpu
                 pass
         seconds = time.monotonic() - start
         stop(signal.SIGKILL)  # whatever it left behind
+        meter.sample(time.monotonic(), gpu_state()[1] if gpu else [])
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    gpu_wh, cpu_wh = meter.gpu_wh(), meter.cpu_wh(cpu_seconds)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {
         "exit_code": child.returncode,
         "timed_out": timed_out,
         "seconds": round(seconds, 2),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "cpu_seconds": round(cpu_seconds, 2),
         "peak_memory_mb": round(max(peak, usage.ru_maxrss / unit), 1),
         "peak_gpu_memory_mb": None if peak_gpu is None else round(peak_gpu - (gpu_before or 0), 1),
+        "gpu_seconds": round(seconds * gpu, 2) if gpu else None,
+        "gpu_energy_wh": None if gpu_wh is None else round(gpu_wh, 6),
+        "cpu_energy_wh": None if cpu_wh is None else round(cpu_wh, 6),
         "out_of_memory": oom_kills() > kills
         or bool(OUT_OF_MEMORY.search(log.read_text(errors="replace")[-20000:])),
     }
@@ -248,6 +352,7 @@ def main() -> int:
     args.log.write_text("")
     output, scratch, resume = (folder / name for name in ("output.h5ad", "scratch", "resume"))
     output.unlink(missing_ok=True)
+    (folder / "probes.h5ad").unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
     prepared = read_json(args.prepared)
     machine = hardware()

@@ -17,6 +17,7 @@ import anndata as ad
 import pandas as pd
 
 from workflow import tasks
+from workflow.declarations import load_methods
 from workflow.files import atomic, checksum, read_json, write_json
 
 #: Columns of a row that describe the run; the task's score adds metric, unit and value.
@@ -29,18 +30,21 @@ VALUE_COLUMNS = ["metric", "metric_impl", "unit_level", "unit_id", "value", "n_u
 UNIT_TYPES = {"seed": int, "unit_id": str, "truth": str, "predicted": str}
 
 
-def describe(run: dict, in_paper: str) -> dict:
+def describe(run: dict, in_paper: str, paper_scale: dict | None = None) -> dict:
     """Return the columns that every row of a run carries.
 
     ``departures`` says why a value cannot be held against the paper's, empty if it can: the dataset is
-    not the paper's own, the configuration changed a parameter, or the method says that it is smaller.
+    not the paper's own, the configuration changed a parameter, or the model is smaller or saw fewer cells
+    in pre-training than ``paper_scale`` of its entry in methods.yaml asks for. A run that does not say how
+    large its model is counts as smaller.
     """
     info = run.get("info") or {}
+    small = any((info.get(key) or 0) < least for key, least in (paper_scale or {}).items())
     departures = {
         "not the paper's dataset": in_paper == "no",
         "part of the paper's dataset": in_paper == "part",
         "changed parameters": bool(run["changed_params"]),
-        "at reduced scale": bool(info.get("reduced_scale")),
+        "at reduced scale": small or bool(info.get("reduced_scale")),
     }
     gpus = run["hardware"]["gpus"]
     return {
@@ -111,6 +115,7 @@ def main() -> int:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(args.cache.resolve())
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+    methods = load_methods()
     solution = None
     rows: list[dict] = []
     units = [pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in UNIT_TYPES.items()})]
@@ -121,7 +126,7 @@ def main() -> int:
         if run["status"] == "ok":
             if solution is None:
                 solution = ad.read_h5ad(args.prepared.parent / "solution.h5ad")
-            about = describe(run, args.in_paper)
+            about = describe(run, args.in_paper, methods[run["method"]].get("paper_scale"))
             scored, predictions = score_run(run, path.parent, solution)
             rows += [about | row for row in scored]
             if predictions is not None:

@@ -1,9 +1,8 @@
-"""Step 7a: the tables, as CSV for machines, Markdown and HTML for people, and the closing summary."""
+"""Step 7a: the tables, as CSV for machines, Markdown, HTML and LaTeX for people, and the closing summary."""
 
 from __future__ import annotations
 
 import argparse
-import html
 import io
 import sys
 from pathlib import Path
@@ -13,7 +12,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from workflow import tasks
+from workflow import gate, headline, html_tables, tasks
+from workflow.declarations import WORKFLOW
 from workflow.efficiency.analysis import OURS, PASSES, TITLES, efficiency_table, readable_curves
 from workflow.files import atomic, read_json, write_text
 from workflow.present import (
@@ -25,20 +25,6 @@ from workflow.present import (
     results_table,
     titles,
 )
-
-STYLE = """
-body{font:14px/1.45 system-ui,sans-serif;margin:1.5em;color:#1a1a1a}
-h1{font-size:1.15em;margin:0 0 .2em} p{margin:.2em 0 1em;max-width:60em;color:#444}
-table{border-collapse:collapse} th,td{padding:.35em .7em;text-align:left;vertical-align:top}
-th{border-bottom:2px solid #333} td{border-bottom:1px solid #ddd}
-th:first-child{min-width:15em} td:nth-child(2){white-space:nowrap}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-th.n{text-align:right} small{color:#555;display:block;max-width:34em}
-tr.ours{background:#fdf1e7} tr.control td,tr.oracle td,tr.open td{color:#555}
-tr.holds td:last-child{color:#00543d;font-weight:600} tr.fails td:last-child{color:#8f3b00;font-weight:600}
-tr.partly td:last-child{color:#004f80;font-weight:600}
-"""
-
 
 #: Colours of a verdict on the page; a sign in the cell says the same without colour.
 VERDICT_CLASSES = {
@@ -111,31 +97,9 @@ def readable(table: pd.DataFrame, task: str) -> pd.DataFrame:
     return out
 
 
-def page(title: str, caption: str, body: str) -> str:
-    """Return a self-contained HTML page."""
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1><p>{html.escape(caption)}</p>{body}</html>\n"
-    )
-
-
-def html_table(text: pd.DataFrame, classes: list[str], numeric: list[str]) -> str:
-    """Return an HTML table; a note stands in the cell of the name that it belongs to."""
-    shown = [c for c in text.columns if c != "Note"]
-    heads = [
-        f'<th class="n">{html.escape(c)}</th>' if c in numeric else f"<th>{html.escape(c)}</th>"
-        for c in shown
-    ]
-    lines = [f"<thead><tr>{''.join(heads)}</tr></thead><tbody>"]
-    for (_, row), css in zip(text.iterrows(), classes, strict=True):
-        lines.append(f'<tr class="{css}">')
-        for column in shown:
-            cell = html.escape(str(row[column]))
-            if column == shown[0] and row.get("Note"):
-                cell += f"<small>{html.escape(row['Note'])}</small>"
-            lines.append(f'<td class="n">{cell}</td>' if column in numeric else f"<td>{cell}</td>")
-        lines.append("</tr>")
-    return "<table>" + "".join(lines) + "</tbody></table>"
+def row_classes(kinds: pd.Series) -> list[str]:
+    """Return how the row of each kind of method looks: ours stands out, controls stand back."""
+    return ["ours" if kind == "ours" else KIND_TITLES[kind].split()[0] for kind in kinds]
 
 
 def markdown(text: pd.DataFrame, title: str, caption: str) -> str:
@@ -199,12 +163,52 @@ def write(
     text: pd.DataFrame,
     classes: list[str],
 ) -> None:
-    """Write one table in its three forms."""
+    """Write one table as CSV, Markdown and HTML."""
     with atomic(folder / f"{stem}.csv") as part:
         csv.to_csv(part, index=False)
     write_text(folder / f"{stem}.md", markdown(text, title, caption))
-    numeric = [c for c in text.columns if text[c].astype(str).str.match(r"^[–+\-\d]").all()]
-    write_text(folder / f"{stem}.html", page(title, caption, html_table(text, classes, numeric)))
+    table = html_tables.great_table(text, stem, title, caption, classes)
+    write_text(folder / f"{stem}.html", html_tables.page(table, title))
+
+
+def headlines_of(
+    summary: pd.DataFrame, rows: pd.DataFrame, runs: pd.DataFrame, names: dict[str, str]
+) -> list[headline.Headline]:
+    """Return the headline table of each task; its title says which rows it lacks.
+
+    Parameters
+    ----------
+    summary, rows, runs
+        What the judge step wrote.
+    names
+        Title of each dataset.
+    """
+    published = pd.read_csv(WORKFLOW / "published.csv")
+    rows = rows[["dataset", "method", "departures"]].drop_duplicates()
+    apart: dict[tuple[str, str], str] = {}
+    for dataset, method, departures in rows.fillna("").itertuples(index=False):
+        # what is true of the dataset is true of all its rows, which stay comparable
+        own = [part for part in departures.split("; ") if part and "dataset" not in part]
+        if own:
+            apart[(dataset, method)] = ", ".join(own)
+    tables = []
+    for task in summary["task"].unique():
+        mine = summary[summary["task"] == task]
+        lacks = gate.lacks(gate.missing(summary, runs, task), names, mine["dataset"].nunique())
+        metrics = tasks.get(task).PAPER_TABLE
+        tables.append(headline.build(task, mine, metrics, published, apart, lacks))
+    return tables
+
+
+def write_headline(folder: Path, table: headline.Headline, names: dict[str, str]) -> None:
+    """Write a headline table in its four forms."""
+    stem = f"headline_{table.task}"
+    with atomic(folder / f"{stem}.csv") as part:
+        table.cells.to_csv(part, index=False)
+    write_text(folder / f"{stem}.md", headline.to_markdown(table, names))
+    write_text(folder / f"{stem}.tex", headline.to_latex(table, names))
+    great = headline.to_great_table(table, names)
+    write_text(folder / f"{stem}.html", html_tables.page(great, table.title))
 
 
 def console_table(text: pd.DataFrame, title: str, columns: list[str]) -> Table:
@@ -278,7 +282,8 @@ def caption_of(n_seeds: int) -> str:
     if n_seeds == 1:
         cells = "One seed, so there is no interval"
     else:
-        cells = f"Mean over {n_seeds} seeds ± half of its 95 % t interval. {SAME_MEANS[:-1]}"
+        cells = f"Mean over {n_seeds} seeds ± half of its 95 % interval (of labels: over seeds and cells)"
+        cells += f". {SAME_MEANS[:-1]}"
     return f"{cells}. Higher is better, range 0 to 1. Time and peak memory: median of one run."
 
 
@@ -286,24 +291,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="Parquet of each method")
     parser.add_argument("--claims", type=Path, required=True)
+    parser.add_argument("--summary", type=Path, required=True, help="summary.csv of the judge step")
     parser.add_argument("--efficiency", type=Path, nargs="?", help="measurements.json, if it was measured")
     parser.add_argument("--results", type=Path, required=True, help="folder of this selection")
     args = parser.parse_args()
 
     folder = args.results / "tables"
     rows, runs = read_scores(args.scores)
-    claims = pd.read_csv(args.claims)
+    claims, summaries = pd.read_csv(args.claims), pd.read_csv(args.summary)
     datasets, _ = declared()
     sections = []
     for task, dataset in runs[["task", "dataset"]].drop_duplicates().itertuples(index=False):
-        table = results_table(rows, runs, task, dataset)
+        table = results_table(summaries, runs, task, dataset)
         text = readable(table, task)
         title = f"{dataset_title(dataset, datasets[dataset])}: {task}"
         caption = caption_of(runs.loc[runs["dataset"] == dataset, "seed"].nunique())
         caption += " " + datasets[dataset].get("note", "")
-        classes = ["ours" if k == "ours" else KIND_TITLES[k].split()[0] for k in table["kind"]]
-        write(folder, f"{task}_{dataset}", title, caption, table, text, classes)
+        write(folder, f"{task}_{dataset}", title, caption, table, text, row_classes(table["kind"]))
         sections.append((title, text, table["note"]))
+    names = {name: dataset_title(name, entry) for name, entry in datasets.items()}
+    for made in headlines_of(summaries, rows, runs, names):
+        write_headline(folder, made, names)
     if args.efficiency:
         record = read_json(args.efficiency)
         table, text, caption = efficiency_table(record)

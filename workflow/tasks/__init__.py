@@ -8,6 +8,10 @@
     What the interval of a score resamples besides seeds (the prediction of each cell), or None.
 ``HEADLINE``
     The (metric, metric_impl) pairs that tables show, first one first.
+``PAPER_TABLE``
+    Those of them that the headline table shows: what the paper's own tables show.
+``MUST_HAVE``
+    The rows that a headline table must have: pairs of a name for people and the methods that satisfy it.
 """
 
 import importlib

@@ -1,0 +1,642 @@
+"""Step 8: the report that people read, as one page that needs no other file and no network.
+
+Everything on it was computed by earlier steps; here it is only put into words, in one order: the claims, then
+what they rest on. Nothing but runs.csv and claims.csv must be there: a section without its file says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import base64
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from workflow import headline, html_tables
+from workflow.declarations import WORKFLOW, load_yaml
+from workflow.efficiency.analysis import OURS, TITLES, efficiency_table
+from workflow.files import read_json, write_text
+from workflow.present import KIND_TITLES, METRIC_TITLES, VERDICT_SIGNS, dataset_title, declared, titles
+from workflow.steps.tables import caption_of, duration, headlines_of, readable, row_classes, runs_ok
+
+REPORT = WORKFLOW / "report"
+#: Parameters of the paper's model, by its second version: what ours is measured against in words.
+PAPER_PARAMETERS = 625e6
+#: The verdicts in the order of the page: what holds, what holds in part, what fails, what is open.
+VERDICT_CLASSES = {
+    "REPRODUCED": "holds",
+    "SUPPORTED": "holds",
+    "DIRECTION ONLY": "partly",
+    "VALUE ONLY": "partly",
+    "TIE": "partly",
+    "REVERSED": "fails",
+    "NOT REPRODUCED": "fails",
+    "INCONSISTENT": "fails",
+    "INCONCLUSIVE": "open",
+    "NOT TESTABLE": "open",
+    "NOT RUN": "open",
+}
+UNDECIDED = ("NOT TESTABLE", "NOT RUN")
+VERDICT_MEANS = {
+    "REPRODUCED": "the paper's value and its advantage both hold",
+    "SUPPORTED": "the answer to a question of this suite is yes",
+    "DIRECTION ONLY": "the advantage holds, the value does not or cannot be compared",
+    "VALUE ONLY": "the value holds, the advantage does not, or none was claimed",
+    "TIE": "the two are equal within the declared margin",
+    "REVERSED": "the opposite holds",
+    "NOT REPRODUCED": "neither the value nor the advantage holds",
+    "INCONSISTENT": "the paper contradicts itself, or its own numbers its words",
+    "INCONCLUSIVE": "the data do not tell",
+    "NOT TESTABLE": "no run can decide it",
+    "NOT RUN": "it could be decided, and was not run here",
+}
+NOT_TESTABLE = {
+    "spec": "The statement is too vague to be tested",
+    "power": "There are too few units to tell the methods apart",
+    "data": "The data are not public",
+    "weights": "The weights are not public",
+    "compute": "It takes more computing than this suite may use",
+}
+#: What the evidence of a claim shows besides: column, words, and how it is written.
+STATISTICS = [
+    ("value_verdict", "value against the paper's", str),
+    ("direction_verdict", "direction of the difference", str),
+    ("margin_verdict", "claimed margin inside our interval", str),
+    ("claimed_margin", "claimed margin", "number"),
+    ("p_value", "p, paired difference", "p"),
+    ("p_holm", "p after Holm's correction", "p"),
+    ("p_sign_flip", "p, sign-flip permutation over seeds", "p"),
+    ("p_wilcoxon", "p, Wilcoxon signed rank over seeds", "p"),
+    ("p_equivalence", "p, equivalence (two one-sided tests)", "p"),
+    ("mcnemar", "McNemar, seed by seed", str),
+    ("cohen_d", "Cohen's d, paired", "number"),
+    ("cliffs_delta", "Cliff's delta", "number"),
+    ("superiority", "probability of superiority", "number"),
+    ("mde", "smallest difference shown with 80 % power", "number"),
+    ("seeds_needed", "seeds needed for the claimed margin", "count"),
+    ("comparator_value_ours", "comparator, our value", "number"),
+    ("chance", "chance", "number"),
+    ("ceiling", "ceiling", "number"),
+    ("verdict_released", "verdict in the mode released", str),
+    ("verdict_paper", "verdict in the mode paper", str),
+]
+FIGURES = {
+    "cells": (
+        "Cells as each method sees them",
+        "UMAP of every method, first seed. Integration: coloured by cell type above and by batch below. "
+        "Annotation: by predicted cell type, and by whether it is right.",
+    ),
+    "headline": (
+        "Every seed",
+        "Each dot is one seed; the bar is the mean, the line its 95 % t interval, a ring the published value "
+        "where the dataset is the paper's own.",
+    ),
+    "confusion": (
+        "Which cell types are taken for which",
+        "Rows: true type with its number of query cells; columns: the type given, as a share of the row, "
+        "mean over seeds.",
+    ),
+    "epochs": (
+        "Epoch by epoch",
+        "Validation loss and test score of each seed. The test curve was computed after training and took no "
+        "part in any choice.",
+    ),
+    "cost": (
+        "Cost against quality",
+        "Headline metric against the time of one run. The dashed line is the best control: a method below it "
+        "costs something and gains nothing.",
+    ),
+    "ranks": (
+        "Ranks across datasets",
+        "Rank of every method on each dataset and its mean. Descriptive: the datasets were chosen, not drawn.",
+    ),
+    "forest": (
+        "All differences",
+        "One line per claim whose two sides were both run: the difference with its 95 % interval, the claimed "
+        "margin as a bar, the verdict by shape and colour.",
+    ),
+    "efficiency": (
+        "Time and memory against length",
+        "Time and peak memory of one cell against its number of tokens, on logarithmic axes.",
+    ),
+}
+RESULT_SIGNS = {"pass": "✔", "warn": "▲", "not applicable": "–"}
+SENSITIVITY = {
+    "mode": "As the paper says, as the code was released, and repaired",
+    "defect": "Defects of the released code, switched on one at a time",
+    "conflict": "Where the paper and its code differ",
+    "metric": "Other implementations of the metric",
+    "labels": "Other sets of labels",
+    "epoch": "Another epoch",
+    "order": "Other orders of the genes",
+}
+
+
+def number(value: Any, signed: bool = False) -> str:
+    """Write a score with three decimals, a large number without, a missing one as a dash."""
+    if value is None or pd.isna(value):
+        return "–"
+    value = float(value)
+    if np.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if abs(value) >= 1000 or (value.is_integer() and abs(value) > 1):  # a count
+        text = f"{value:+,.0f}" if signed else f"{value:,.0f}"
+    else:
+        text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    return text.replace("-", "−")
+
+
+def p_text(value: Any) -> str:
+    """Write a p value."""
+    if value is None or pd.isna(value):
+        return "–"
+    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def interval(low: Any, high: Any, signed: bool = False) -> str:
+    """Write the limits of an interval; nothing where there is none, or where it has no width."""
+    if pd.isna(low) or pd.isna(high) or low == high:
+        return ""
+    return f"[{number(low, signed)}, {number(high, signed)}]"
+
+
+def slug(*parts: Any) -> str:
+    """Return an id for an anchor."""
+    words = "-".join(str(part) for part in parts if not (part is None or pd.isna(part) or part == ""))
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def true(value: Any) -> bool:
+    """Read a boolean that went through a CSV with empty places."""
+    return value is True or str(value) == "True"
+
+
+def read(folder: Path, name: str) -> pd.DataFrame | None:
+    """Read a CSV of the results folder; None if it is not there or has no line."""
+    path = folder / name
+    if not path.is_file():
+        return None
+    try:
+        table = pd.read_csv(path)
+    except pd.errors.EmptyDataError:
+        return None
+    return table if len(table) else None
+
+
+def why_undecided(line: dict[str, Any]) -> str:
+    """Return the reason under which an undecided claim is grouped."""
+    if line["verdict"] == "NOT TESTABLE":
+        code = line["not_testable"] or line["reason"].split(":")[0]
+        return NOT_TESTABLE.get(code, "No run can decide it")
+    first = line["reason"].split(";")[0]
+    first = first.removeprefix("not compared with ").rpartition(": ")[2]
+    found = re.match(r"(dataset|method|task|metric) \S+ (?:of \S+ )?is (.*)$", first)
+    return f"The {found[1]} is {found[2]}" if found else (first[:1].upper() + first[1:] or "No reason was given")
+
+
+def claim_view(
+    line: dict[str, Any], names: dict[str, str], methods: dict[str, str], folder: Path
+) -> dict[str, Any]:
+    """Put one line of claims.csv into words; strings are escaped by the template, not here."""
+    view: dict[str, Any] = {k: "" if pd.isna(v) else v for k, v in line.items()}
+    view["id"] = slug("claim", line["claim_id"], view["dataset"], view["metric"])
+    view["kind"] = VERDICT_CLASSES.get(line["verdict"], "open")
+    view["word"] = slug(line["verdict"])
+    view["where"] = "" if view["where"] == "-" else view["where"]
+    view["on"] = names.get(view["dataset"], view["dataset"])
+    view["what"] = METRIC_TITLES.get(view["metric"], view["metric"].replace("_", " "))
+    view["ours"], view["ours_interval"] = number(line["ours"]), interval(line["ours_low"], line["ours_high"])
+    view["paper_value"], view["claimed_margin"] = number(line["paper_value"]), number(line["claimed_margin"])
+    view["n_seeds"] = 0 if pd.isna(line["n_seeds"]) else int(line["n_seeds"])
+    view["measured"] = pd.notna(line["ours"]) and view["n_seeds"] > 0
+    for key in ("subject", "comparator", "best_trivial"):
+        named = str(view[key]).split(", ")
+        view[f"{key}_title"] = ", ".join(methods.get(name, name) for name in named)
+    view["delta"] = number(line["delta"], signed=True)
+    view["delta_interval"] = interval(line["delta_low"], line["delta_high"], signed=True)
+    view["best_trivial_value"] = number(line["best_trivial_value"])
+    view["beaten"] = true(line["beaten_by_trivial"])
+    view["only_released"] = true(line["only_released"])
+    view["chance"], view["ceiling"] = number(line["chance"]), number(line["ceiling"])
+    view["p_holm"], view["mde"] = p_text(line["p_holm"]), number(line["mde"])
+    view["departures"] = [part for part in str(view["departures"]).split("; ") if part]
+    view["because"] = why_undecided(view)
+    # a statistic that was not computed has no line; its column was empty before it was written as a dash
+    write = {"number": number, "p": p_text, "count": lambda v: f"{v:,.0f}" if np.isfinite(v) else "∞", str: str}
+    view["statistics"] = [
+        (words, write[how](line[key])) for key, words, how in STATISTICS if pd.notna(line[key])
+    ]
+    paths = str(view["files"]).split()
+    view["files"] = [(path, (folder / path).exists()) for path in paths]
+    if view["rows"]:
+        view["query"] = f"pandas.read_parquet(\"rows.parquet\").query('{view['rows']}')"
+    else:
+        view["query"] = ""
+    return view
+
+
+COLUMNS = [
+    "claim_id", "source", "text", "where", "task", "dataset", "metric", "metric_impl", "mode", "subject",
+    "comparator", "paper_value", "ours", "ours_low", "ours_high", "n_seeds", "interval",
+    "comparator_value_ours", "delta", "delta_low", "delta_high", "p_value", "p_holm", "p_sign_flip",
+    "p_wilcoxon", "mcnemar", "cohen_d", "cliffs_delta", "superiority", "p_equivalence", "mde",
+    "seeds_needed", "claimed_margin", "value_verdict", "direction_verdict", "margin_verdict", "verdict",
+    "not_testable", "reason", "departures", "best_trivial", "best_trivial_value", "beaten_by_trivial",
+    "chance", "ceiling", "only_released", "verdict_released", "verdict_paper", "rows", "files", "command",
+]  # fmt: skip
+
+
+def claims_section(
+    claims: pd.DataFrame, names: dict[str, str], methods: dict[str, str], folder: Path
+) -> dict[str, Any]:
+    """Count the verdicts and part the claims into decided ones and, by their reason, undecided ones."""
+    claims = claims.reindex(columns=COLUMNS)
+    views = [claim_view(line, names, methods, folder) for line in claims.to_dict("records")]
+    taken: dict[str, int] = {}
+    for view in views:  # two lines may differ in the implementation of the metric alone
+        taken[view["id"]] = taken.get(view["id"], 0) + 1
+        if taken[view["id"]] > 1:
+            view["id"] += f"-{taken[view['id']]}"
+    rank = list(VERDICT_CLASSES)
+    decided = [view for view in views if view["verdict"] not in UNDECIDED]
+    measured = [view for view in decided if view["measured"]]
+    groups = [
+        ("The paper's comparisons", [view for view in measured if view["source"] == "paper"]),
+        ("Questions of this suite", [view for view in measured if view["source"] != "paper"]),
+    ]
+    undecided: dict[tuple[str, str], list] = {}
+    for view in views:
+        if view["verdict"] in UNDECIDED:
+            undecided.setdefault((view["verdict"], view["because"]), []).append(view)
+    counts = claims["verdict"].value_counts()
+    against = [view for view in decided if view["best_trivial"]]
+    return {
+        "counts": [(word, int(counts[word])) for word in rank if word in counts],
+        "total": len(views),
+        "n_claims": claims["claim_id"].nunique(),
+        "groups": [(title, sorted(mine, key=lambda v: rank.index(v["verdict"]))) for title, mine in groups],
+        "in_words": sorted(
+            (view for view in decided if not view["measured"]), key=lambda v: rank.index(v["verdict"])
+        ),
+        "undecided": sorted(undecided.items(), key=lambda item: (rank.index(item[0][0]), -len(item[1]))),
+        "n_against": len(against),
+        "n_beaten": sum(view["beaten"] for view in against),
+        "n_departing": sum(bool(view["departures"]) for view in decided),
+        "n_decided": len(decided),
+    }
+
+
+def as_dict(text: Any) -> dict:
+    """Read a dictionary that went through a CSV."""
+    try:
+        value = ast.literal_eval(text) if isinstance(text, str) else text
+    except (SyntaxError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def scale_sentence(runs: pd.DataFrame, datasets: dict[str, dict]) -> str:
+    """Say in one sentence what scale this run had: whose data, how large a model, how many seeds."""
+    used = [name for name in runs["dataset"].unique() if name in datasets]
+    own = [name for name in used if datasets[name]["in_paper"] == "full"]
+    sizes = {as_dict(info).get("n_parameters") for info in runs.loc[runs["kind"] == "ours", "info"]}
+    sizes = sorted(float(size) for size in sizes if size)
+    parts = []
+    small = bool(sizes) and sizes[0] < 0.8 * PAPER_PARAMETERS
+    if small:
+        times = sorted({float(f"{PAPER_PARAMETERS / size:.1g}") for size in sizes})
+        span = f"{times[0]:,.0f}" if len(times) == 1 else f"{times[0]:,.0f} to {times[-1]:,.0f}"
+        parts.append(f"a model {span} times smaller than the paper's")
+    elif sizes:
+        parts.append(f"a model of {sizes[-1] / 1e6:,.0f} M parameters")
+    if used and not own:
+        parts.insert(0, "real cells, but none of the paper's datasets")
+    elif used:
+        parts.insert(0, f"{len(own)} of {len(used)} datasets are the paper's own")
+    n = runs["seed"].nunique()
+    parts.append(f"{n} seed" + ("" if n == 1 else "s"))
+    word = "Demonstration" if small or not own else "Run"
+    return f"{word}: {', '.join(parts)}." + (
+        " It shows that the way through works; it is no test of the paper's values." if small else ""
+    )
+
+
+def picture(path: Path) -> str | None:
+    """Return a picture as a data URI, SVG where it is the smaller file; None if there is none."""
+    found = [p for p in (path, path.with_suffix(".svg")) if p.is_file()]
+    if not found:
+        return None
+    best = min(found, key=lambda p: p.stat().st_size)
+    kind = "image/svg+xml" if best.suffix == ".svg" else "image/png"
+    return f"data:{kind};base64,{base64.b64encode(best.read_bytes()).decode('ascii')}"
+
+
+def figures_section(folder: Path, pairs: Iterable[tuple[str, str]], names: dict[str, str]) -> list[dict[str, Any]]:
+    """Return every figure of this selection that was drawn."""
+    pairs = list(pairs)
+    wanted = [("forest", "forest", "")]
+    wanted += [(f"{task}_ranks", "ranks", task.capitalize()) for task in dict.fromkeys(t for t, _ in pairs)]
+    for task, dataset in pairs:
+        on = f"{task.capitalize()}, {names.get(dataset, dataset)}"
+        wanted += [
+            (f"{task}_{dataset}_{kind}", kind, on) for kind in ("headline", "cells", "confusion", "epochs", "cost")
+        ]
+    wanted.append(("efficiency", "efficiency", ""))
+    out = []
+    for stem, kind, on in wanted:
+        path = folder / f"figures/{stem}.png"
+        source = picture(path)
+        if source:
+            title, caption = FIGURES[kind]
+            title = f"{title}: {on}" if on else title
+            file = f"figures/{path.with_suffix('.svg').name if path.with_suffix('.svg').exists() else path.name}"
+            out.append({"id": slug("figure", stem), "title": title, "caption": caption, "source": source, "file": file})
+    return out
+
+
+def tables_section(folder: Path, runs: pd.DataFrame, datasets: dict[str, dict]) -> list[dict[str, Any]]:
+    """Return the table of each dataset, and that of the efficiency task, where they were written."""
+    out = []
+    for task, dataset in runs[["task", "dataset"]].drop_duplicates().itertuples(index=False):
+        table = read(folder, f"tables/{task}_{dataset}.csv")
+        if table is None:
+            continue
+        for column in ("note", "trouble"):
+            table[column] = table[column].fillna("")
+        entry = datasets[dataset]
+        caption = caption_of(runs.loc[runs["dataset"] == dataset, "seed"].nunique())
+        name = slug("table", task, dataset)
+        gt = html_tables.great_table(readable(table, task), name, classes=row_classes(table["kind"]))
+        title = f"{dataset_title(dataset, entry)}: {task}"
+        out.append({"id": f"{name}-head", "title": title, "caption": f"{caption} {entry.get('note', '')}".strip()})
+        out[-1]["table"] = Markup(html_tables.region(html_tables.bare(gt), title))
+    path = folder / "efficiency/measurements.json"
+    if path.is_file():
+        _, text, caption = efficiency_table(read_json(path))
+        classes = ["ours" if name == TITLES[OURS] else "" for name in text["Method"]]
+        gt = html_tables.great_table(text, "table-efficiency", classes=classes)
+        table = Markup(html_tables.region(html_tables.bare(gt), "Efficiency"))
+        out.append({"id": "table-efficiency-head", "title": "Efficiency", "caption": caption, "table": table})
+    return out
+
+
+def headline_section(
+    folder: Path, summary: pd.DataFrame | None, runs: pd.DataFrame, names: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Return the headline table of each task."""
+    if summary is None or not (folder / "rows.parquet").is_file():
+        return []
+    rows = pd.read_parquet(folder / "rows.parquet", columns=["dataset", "method", "departures"])
+    out = []
+    for table in headlines_of(summary, rows, runs, names):
+        gt = headline.to_great_table(table, names, header=False)
+        stem = f"tables/headline_{table.task}"
+        files = [f"{stem}.{form}" for form in ("html", "md", "csv", "tex")]
+        out.append(
+            {
+                "id": f"headline-{table.task}-head",
+                "title": table.title,
+                "caption": table.caption,
+                "table": Markup(html_tables.region(html_tables.bare(gt), table.title)),
+                "files": [file for file in files if (folder / file).exists()],
+            }
+        )
+    return out
+
+
+def room_section(room: pd.DataFrame | None, names: dict[str, str]) -> list[dict[str, Any]]:
+    """Return what is known of each dataset before any model ran."""
+    if room is None:
+        return []
+    out = []
+    for line in room.to_dict("records"):
+        numbers = [
+            (key.replace("_", " "), value if isinstance(value, str) else f"{value:.4g}")
+            for key, value in line.items()
+            if key not in ("task", "dataset", "sentence") and pd.notna(value)
+        ]
+        title = f"{names.get(line['dataset'], line['dataset'])}: {line['task']}"
+        out.append({"title": title, "sentence": line["sentence"], "numbers": numbers})
+    return out
+
+
+def sensitivity_section(table: pd.DataFrame | None, names: dict[str, str]) -> list[tuple[str, Markup]]:
+    """Return a table for each kind of change."""
+    if table is None:
+        return []
+    out = []
+    heads = ["Changed", "Dataset", "Method", "Metric", "As judged", "Changed to", "Effect [95 %]", "Seeds", "In words"]
+    for kind, mine in table.groupby("kind", sort=False):
+        lines = [
+            [
+                f"{row['id']}: {row['title']}" if str(row["title"]) != str(row["id"]) else str(row["id"]),
+                names.get(row["dataset"], row["dataset"]),
+                row["method"],
+                titles(row["metric"], row["metric_impl"]) if pd.notna(row["metric_impl"]) else row["metric"],
+                f"{number(row['base_value'])} ({row['base']})",
+                f"{number(row['variant_value'])} ({row['variant']})",
+                f"{number(row['effect'], signed=True)} {interval(row['low'], row['high'], signed=True)}".strip(),
+                f"{row['n_seeds']:.0f}",
+                row["sentence"] if pd.notna(row["sentence"]) else "",
+            ]
+            for row in mine.to_dict("records")
+        ]
+        title = SENSITIVITY.get(kind, str(kind).capitalize())
+        text = pd.DataFrame(lines, columns=heads)
+        gt = html_tables.great_table(text, slug("sensitivity", kind))
+        out.append((title, Markup(html_tables.region(html_tables.bare(gt), title))))
+    return out
+
+
+def register_section(entries: list[dict] | None, sensitivity: pd.DataFrame | None, kind: str) -> list[dict[str, Any]]:
+    """Return the entries of a register, each with the effect that was measured here."""
+    out = []
+    for entry in entries or []:
+        effects = []
+        if sensitivity is not None:
+            mine = sensitivity[(sensitivity["kind"] == kind) & (sensitivity["id"] == entry["id"])]
+            effects = [
+                f"{row['dataset']}, {METRIC_TITLES.get(row['metric'], row['metric'])}: "
+                f"{number(row['effect'], signed=True)} {interval(row['low'], row['high'], signed=True)}".strip()
+                for row in mine.to_dict("records")
+            ]
+        if not effects:
+            other = entry.get("no_toggle") or entry.get("decided_by")
+            effects = [other or "not run in this selection"]
+        out.append({**entry, "measured": effects})
+    return out
+
+
+def audits_section(audits: pd.DataFrame | None, names: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the audits, warnings first."""
+    if audits is None:
+        return []
+    order = {word: i for i, word in enumerate(("warn", "pass", "not applicable"))}
+    table = audits.assign(_order=audits["result"].map(order).fillna(0)).sort_values("_order", kind="stable")
+    out = []
+    for line in table.to_dict("records"):
+        view = {key: "" if pd.isna(value) else value for key, value in line.items()}
+        view["value"] = f"{view['value']:.4g}" if isinstance(view["value"], float) else view["value"]
+        view["on"] = ", ".join(filter(None, [names.get(view["dataset"], view["dataset"]), view["method"]]))
+        view["sign"] = RESULT_SIGNS.get(view["result"], "▲")
+        out.append(view)
+    return out
+
+
+def costs_section(costs: pd.DataFrame | None, names: dict[str, str]) -> Markup | None:
+    """Return the table of costs."""
+    if costs is None:
+        return None
+
+    def amount(value: Any, unit: str = "", digits: int = 3) -> str:
+        if pd.isna(value):
+            return "–"
+        if np.isinf(value):
+            return "∞"
+        return f"{value:,.{digits}g}{unit}" if value < 1000 else f"{value:,.0f}{unit}"
+
+    text = pd.DataFrame(
+        [
+            {
+                "Method": row["title"],
+                "Dataset": names.get(row["dataset"], row["dataset"]),
+                "Parameters": amount(row["n_parameters"]) if row["n_parameters"] else "–",
+                "Time": duration(row["seconds"]),
+                "CPU": amount(row["cpu_hours"], " h"),
+                "GPU": amount(row["gpu_hours"], " h"),
+                "Memory": amount(row["peak_memory_mb"], " MB", 4),
+                "Energy": amount(row["energy_kwh"], " kWh") + (" (est.)" if row["energy_kind"] != "measured" else ""),
+                "Money": amount(row["money"], f" {row['currency']}"),
+                "Gain over best control": number(row["gain"], signed=True),
+                "Money per +0.01": amount(row["money_per_001"], f" {row['currency']}"),
+            }
+            for row in costs.to_dict("records")
+        ]
+    )
+    gt = html_tables.great_table(text, "costs-table", classes=row_classes(costs["kind"]))
+    return Markup(html_tables.region(html_tables.bare(gt), "Cost of one run of each method"))
+
+
+def environment(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Return commits, machines and versions of the runs, each with the number of runs."""
+
+    def counted(values: Iterable[str]) -> list[str]:
+        counts = pd.Series(list(values), dtype=object).value_counts(sort=False)
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return [f"{value} ({n} {'run' if n == 1 else 'runs'})" for value, n in ordered]
+
+    machines = []
+    for record in map(as_dict, runs["hardware"]):
+        gpus = ", ".join(record.get("gpus") or []) or "no GPU"
+        machines.append(f"{record.get('cpu', 'unknown CPU')}, {record.get('cores', '?')} cores, {gpus}")
+    versions = [
+        f"{name} {version}" for record in map(as_dict, runs["versions"]) for name, version in record.items()
+    ]
+    return [
+        ("Commit", counted(runs["commit"].fillna("unknown").astype(str))),
+        ("Machine", counted(machines)),
+        ("Versions", counted(versions)),
+    ]
+
+
+def not_run(runs: pd.DataFrame, names: dict[str, str]) -> list[dict[str, Any]]:
+    """Return what gave no value and why, runs with one reason together."""
+    bad = runs[runs["status"] != "ok"].copy()
+    bad[["why", "reason"]] = bad[["why", "reason"]].fillna("")
+    out = []
+    keys = ["task", "dataset", "method", "status", "why", "reason"]
+    for (task, dataset, method, status, why, reason), mine in bad.groupby(keys, sort=False):
+        seeds = ", ".join(str(seed) for seed in sorted(mine["seed"]))
+        what = (why or status).replace("_", " ")
+        on = names.get(dataset, dataset)
+        out.append({"task": task, "on": on, "method": method, "what": what, "reason": reason, "seeds": seeds})
+    return out
+
+
+def build(folder: Path, registers: Path = WORKFLOW) -> str:
+    """Return the page of a results folder.
+
+    Parameters
+    ----------
+    folder
+        The results of one selection; ``runs.csv`` and ``claims.csv`` must be there.
+    registers
+        Where ``defects.yaml`` and ``conflicts.yaml`` are declared.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the two tables is missing.
+    """
+    for name in ("runs.csv", "claims.csv"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name}: not there; the page is built from the judge step's tables")
+    runs = pd.read_csv(folder / "runs.csv")
+    claims = pd.read_csv(folder / "claims.csv")
+    summary, sensitivity = read(folder, "summary.csv"), read(folder, "sensitivity.csv")
+    datasets, methods = declared()
+    titles_of = {name: entry["title"] for name, entry in methods.items()}
+    names = {name: dataset_title(name, entry) for name, entry in datasets.items()}
+    pairs = list(runs[["task", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
+    lists = {}
+    for name in ("defects", "conflicts"):
+        path = registers / f"{name}.yaml"
+        lists[name] = load_yaml(path) if path.is_file() else None
+    able = int((runs["status"] != "not_applicable").sum())
+    ok = int((runs["status"] == "ok").sum())
+    environment_ = Environment(
+        loader=FileSystemLoader(REPORT),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment_.get_template("page.html.j2").render(
+        run=folder.resolve().name,
+        style=Markup((REPORT / "page.css").read_text(encoding="utf-8")),
+        scale=scale_sentence(runs, datasets),
+        signs=VERDICT_SIGNS,
+        classes=VERDICT_CLASSES,
+        means=VERDICT_MEANS,
+        slug=slug,
+        claims=claims_section(claims, names, titles_of, folder),
+        room=room_section(read(folder, "room.csv"), names),
+        headlines=headline_section(folder, summary, runs, names),
+        figures=figures_section(folder, pairs, names),
+        tables=tables_section(folder, runs, datasets),
+        sensitivity=sensitivity_section(sensitivity, names),
+        audits=audits_section(read(folder, "audits.csv"), names),
+        defects=register_section(lists["defects"], sensitivity, "defect"),
+        conflicts=register_section(lists["conflicts"], sensitivity, "conflict"),
+        costs=costs_section(read(folder, "costs.csv"), names),
+        environment=environment(runs),
+        not_run=not_run(runs, names),
+        runs_ok=runs_ok(ok, len(runs) - able, len(runs)),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, required=True, help="folder of this selection")
+    parser.add_argument("--page", type=Path, required=True, help="HTML to write")
+    args = parser.parse_args()
+    try:
+        text = build(args.results)
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    write_text(args.page, text)
+    print(f"{args.page}: {len(text.encode()) / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
