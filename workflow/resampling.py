@@ -37,7 +37,7 @@ Rao and Wu (1988), "Resampling inference with complex survey data", JASA 83, 231
 Owen (2007), "The pigeonhole bootstrap", Annals of Applied Statistics 1, 386-411.
 Satterthwaite (1946), "An approximate distribution of estimates of variance components",
 Biometrics Bulletin 2, 110-114.
-Cochran and Cox (1950), "Experimental Designs", Wiley, section 4.14.
+Cochran and Cox (1950), "Experimental Designs", Wiley.
 """
 
 from __future__ import annotations
