@@ -9,10 +9,12 @@ def inputs_of_page():
         "<results>/runs.csv",
         "<results>/summary.csv",
         "<results>/claims.csv",
+        "<results>/sensitivity.csv",
+        "<results>/costs.csv",
         "<results>/tables/summary.txt",
         *figures_of_plan(),
         *MEASURED,
-        *(path for path in registers if path.is_file()),
+        *registers,
     ]
 
 
@@ -21,6 +23,7 @@ rule page:
     input:
         inputs_of_page(),
         code=[
+            *sorted((ROOT / "workflow/report").glob("*.rst")),
             ROOT / "workflow/steps/page.py",
             ROOT / "workflow/steps/tables.py",
             ROOT / "workflow/headline.py",
