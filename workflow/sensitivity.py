@@ -110,7 +110,8 @@ def variant_rows(
         if theirs.empty or str(method).endswith("_base"):
             continue
         change = register[number]["change"] if number else MODES[entry["mode"]]
-        tail = _caveats(theirs, mine, set(entry["changes"].get(task, {})))
+        free = methods[entry["variant_of"]].get("variants", {})  # probes and the like change no result
+        tail = _caveats(theirs, mine, {*entry["changes"].get(task, {}), *free})
         for metric, impl in headline(str(task)):
             about = {
                 "kind": ("defect" if number.startswith("D") else "conflict") if number else "mode",
@@ -133,15 +134,15 @@ def variant_rows(
                 yield _row(about, before, after, mean_t_interval([]), none)
 
 
-def _caveats(base: pd.DataFrame, variant: pd.DataFrame, own: set[str]) -> str:
-    """Say what else stands between the runs of two methods: failures, and parameters besides its own."""
+def _caveats(base: pd.DataFrame, variant: pd.DataFrame, expected: set[str]) -> str:
+    """Say what else stands between the runs of two methods: failures, and parameters that none expects."""
     words = ""
     for name, runs in (("of the base", base), ("of the variant", variant)):
         if failed := int((runs["status"] != "ok").sum()):
             words += f"; {failed} of {len(runs)} runs {name} gave no value: {trouble(runs)}"
     ours, theirs = variant.iloc[0]["params"], base.iloc[0]["params"]
     for key in ours:
-        if key not in own and ours[key] != theirs.get(key):
+        if key not in expected and ours[key] != theirs.get(key):
             words += f"; besides, {key} is {ours[key]} and not {theirs.get(key)}"
     changed = any(keys for runs in (base, variant) for keys in runs["changed_params"])
     return words + (" (changed parameters)" if changed else "")

@@ -255,7 +255,8 @@ def test_small_sizes_hold_in_every_mode_and_the_released_mini_batch_stays(file):
 def test_the_sensitivity_run_has_the_demonstrations_data_and_sizes_and_every_variant():
     demo, mine = (load_yaml(WORKFLOW / f"{name}.yaml", "config") for name in ("demo", "sensitivity"))
     assert mine["select"]["datasets"] == demo["select"]["datasets"]
-    assert mine["params"]["scmamba2"] == demo["params"]["scmamba2"]
+    sizes = [{t: p | {"epochs": 0} for t, p in file["params"]["scmamba2"].items()} for file in (mine, demo)]
+    assert sizes[0] == sizes[1]  # only the epochs are fewer
     for task, names in mine["select"]["methods"].items():
         variants = {n for n, e in load_methods().items() if e.get("variant_of") and task in e["tasks"]}
         assert variants <= set(names), task

@@ -114,8 +114,8 @@ def test_one_seed_has_no_interval():
 
 
 def test_other_changes_between_the_two_arms_are_told():
-    changed = {"params": {"epochs": 7, "mask_cls": False}, "changed_params": {"epochs": 30}}
-    mine = {"params": {"epochs": 2, "mask_cls": True}, "changed_params": {"epochs": 30}}
+    changed = {"params": {"epochs": 7, "mask_cls": False, "trace_every": 1}, "changed_params": {"epochs": 30}}
+    mine = {"params": {"epochs": 2, "mask_cls": True, "trace_every": 0}, "changed_params": {"epochs": 30}}
     runs = runs_of("scmamba2", **changed) + runs_of("scmamba2_d13", **mine)
     row = table([*rows_of("scmamba2", BASE), *rows_of("scmamba2_d13", BETTER)], runs).iloc[0]
     assert row["sentence"].endswith("; besides, epochs is 2 and not 7 (changed parameters).")
