@@ -450,11 +450,10 @@ def sensitivity_section(
         title = SENSITIVITY.get(str(kind), str(kind).capitalize())
         gt = html_tables.great_table(pd.DataFrame(lines), slug("sensitivity", kind))
         effects = mine["effect"].dropna()
-        largest = (
-            f", effects from {number(effects.min(), True)} to {number(effects.max(), True)}"
-            if len(effects)
-            else ""
-        )
+        largest = ""
+        if len(effects):
+            ends = number(effects.min(), signed=True), number(effects.max(), signed=True)
+            largest = f", effects from {ends[0]} to {ends[1]}" if effects.abs().max() else ", no effect"
         many = f"{len(mine)} comparison" + ("" if len(mine) == 1 else "s")
         out.append(
             {
