@@ -1,8 +1,9 @@
 """What a run costs: time, memory, energy and money, and what a hundredth of the headline metric costs.
 
-Time, memory and energy are those of run.json. Energy that was not measured is estimated from hours and a
-power that the configuration assumes, and is then called an estimate; so is a sum of which one part is one.
-Money is core hours and card hours at the configured prices: the time that was used, not what was reserved.
+Time, memory and energy are those of run.json, less what this suite's own probes took. Energy that was not
+measured is estimated from hours and a power that the configuration assumes, and is then called an estimate;
+so is a sum of which one part is one. Money is core hours and card hours at the configured prices: the time
+that was used, not what was reserved.
 """
 
 from __future__ import annotations
@@ -34,6 +35,29 @@ def of_card(table: Mapping[str, float], card: str) -> float:
     """
     names = [name for name in table if name != "default" and name.lower() in card.lower()]
     return float(table[max(names, key=len, default="default")])
+
+
+def without_probes(runs: pd.DataFrame) -> pd.DataFrame:
+    """Take out of time and energy what a run spent on this suite's own questions, which serve no result.
+
+    Parameters
+    ----------
+    runs
+        Records of runs; ``info["probe_seconds"]`` says how long a method was busy with probes (other epochs,
+        other orders of the genes).
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same runs. Of probes only the wall clock is known: all else loses the same share as the time.
+    """
+    runs = runs.copy()
+    probes = pd.Series([info.get("probe_seconds", 0.0) for info in runs["info"]], runs.index, dtype=float)
+    share = 1 - (probes / runs["seconds"].astype(float)).clip(0, 1)
+    for column in ("seconds", "cpu_seconds", "gpu_seconds", *ENERGIES):
+        if column in runs:
+            runs[column] = runs[column].astype(float) * share
+    return runs
 
 
 def run_costs(runs: pd.DataFrame, cost: Mapping[str, Any]) -> pd.DataFrame:
@@ -144,6 +168,7 @@ def costs(
             ok = mine[mine["status"] == "ok"]
             if "resumed" in ok and not ok["resumed"].eq(True).all():
                 ok = ok[~ok["resumed"].eq(True)]
+            ok = without_probes(ok)
             each = run_costs(ok, cost)
             line: dict[str, Any] = {
                 "task": task,
@@ -245,7 +270,7 @@ def costs_text(table: pd.DataFrame) -> pd.DataFrame:
     out["Energy"] = [energy(*v) for v in zip(table["energy_kwh"], table["energy_kind"], strict=True)]
     out["Money"] = [amount(*v) for v in zip(table["money"], table["currency"], strict=True)]
     out["Parameters"] = table["n_parameters"].map(parameters)
-    out["Device"] = table["device"].replace("", "–")
+    out["Device"] = table["device"].fillna("").replace("", "–")  # a CSV has no empty text
     names = [METRIC_TITLES.get(key.split("|")[0], key) for key in table["headline_metric"]]
     one = names[0] if len(set(names)) == 1 else ""
     values = [f"{v:.3f}" if np.isfinite(v) else "–" for v in table["headline"]]

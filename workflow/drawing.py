@@ -51,11 +51,10 @@ def frame(ax: plt.Axes) -> None:
         spine.set(visible=True, color="0.8", linewidth=0.5)
 
 
-def say(ax: plt.Axes, text: str, width: int = 24) -> None:
+def say(ax: plt.Axes, text: str, width: int = 20) -> None:
     """Write why there is no picture into the place where it would be."""
     frame(ax)
-    text = text if len(text) < 90 else text[:87] + "..."
-    text = textwrap.fill(text, width)
+    text = textwrap.fill(text, width, max_lines=5, placeholder=" …")
     ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="0.4", transform=ax.transAxes)
 
 

@@ -80,7 +80,7 @@ def cells(
     """
     order = {pair: i for i, pair in enumerate(metrics)}
     pairs = list(zip(summary["metric"], summary["metric_impl"], strict=True))
-    table = summary[[pair in order for pair in pairs]].copy()
+    table = summary[[pair in order for pair in pairs]].reset_index(drop=True)
     table["_metric"] = [order[pair] for pair in pairs if pair in order]
     said = published[published["source_kind"] == "paper"]
     values = said.drop_duplicates(["dataset", "method", "metric"]).set_index(["dataset", "method", "metric"])
@@ -138,12 +138,12 @@ def caption(table: pd.DataFrame) -> str:
     elif kinds & {"t"}:
         words[0] += " ± half of the 95 % t interval over seeds (none where all seeds agree)"
     shown = []
-    for (metric, impl), group in table.groupby(["metric", "metric_impl"], sort=False):
+    for metric, group in table.groupby("metric", sort=False):
         mde = group.loc[~group["kind"].isin(CONTROLS), "mde"].dropna()
         if len(mde):
             low, high = f"{mde.min():.3f}", f"{mde.max():.3f}"
             span = low if low == high else f"{low} to {high}"
-            shown.append(f"{METRIC_TITLES.get(metric, metric)} {span}")
+            shown.append(f"{METRIC_TITLES.get(str(metric), metric)} {span}")
     if shown:
         words.append(
             "Smallest difference that these seeds would show with 80 % power, by method: " + ", ".join(shown)
@@ -216,7 +216,10 @@ def wide(table: pd.DataFrame, datasets: Mapping[str, str]) -> tuple[pd.DataFrame
     text.columns = pd.MultiIndex.from_tuples(text.columns)
     bold = pd.DataFrame(False, index=text.index, columns=text.columns)
     for line in table[table["best"]].to_dict("records"):
-        head = (datasets.get(line["dataset"], line["dataset"]), METRIC_TITLES.get(line["metric"], line["metric"]))
+        head = (
+            datasets.get(line["dataset"], line["dataset"]),
+            METRIC_TITLES.get(line["metric"], line["metric"]),
+        )
         bold.loc[line["method"], [head]] = True
     return text, bold
 
@@ -278,9 +281,7 @@ def to_latex(headline: Headline, datasets: Mapping[str, str]) -> str:
     lines = body.splitlines()
     first = lines.index(r"\midrule") + 1
     rows = []
-    for line, (before, group) in zip(
-        lines[first:], zip([None, *groups], groups, strict=False), strict=False
-    ):
+    for line, (before, group) in zip(lines[first:], zip([None, *groups], groups, strict=False), strict=False):
         if group != before:
             rows += [r"\addlinespace"] if before else []
             rows.append(rf"\multicolumn{{{text.shape[1]}}}{{l}}{{\textit{{{_latex(group)}}}}} \\")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from great_tables import GT, loc, style
@@ -19,6 +19,8 @@ ROW_STYLES = {
     "partly": {"ink": "#004f80"},
     "open": {"ink": "#555555"},
 }
+#: A number, an interval, a dash or nothing, and after it a unit or more numbers; "10x" is a word.
+NUMBER = r"[\[–<+−\-∞]*\s?[\d.,]*(?:$|[\s\])])"
 
 
 def great_table(
@@ -52,7 +54,7 @@ def great_table(
     ]
     gt = GT(shown.reset_index(drop=True), rowname_col=first, id=id)
     gt = gt.fmt(lambda cell: cell, columns=first).tab_stubhead(first)
-    numeric = [c for c in names[1:] if shown[c].astype(str).str.match(r"^([–+\-−<]|\d|$)").all()]
+    numeric = [c for c in names[1:] if shown[c].astype(str).str.match(NUMBER).all()]
     gt = gt.cols_align("left").cols_align("right", numeric)
     for i, name in enumerate(classes):
         look = ROW_STYLES.get(name, {})
@@ -87,10 +89,3 @@ def region(table: str, label: str) -> str:
     """Wrap a table so that a wide one scrolls by itself, by touch and by keyboard."""
     name = html.escape(label, quote=True)
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{name}">{table}</div>'
-
-
-def simple(frame: pd.DataFrame, heads: Mapping[str, str], id: str, label: str) -> str:
-    """Return the named columns of a table, with these heads, ready to stand in a page."""
-    shown = [column for column in heads if column in frame]
-    text = frame[shown].astype(object).where(frame[shown].notna(), "").astype(str)
-    return region(bare(great_table(text.rename(columns=dict(heads)), id)), label)

@@ -162,6 +162,15 @@ def test_failed_and_resumed_runs_do_not_count():
     assert np.isnan(broken["seconds"]) and np.isnan(broken["money"])
 
 
+def test_the_probes_of_the_suite_cost_a_method_nothing():
+    """A quarter of the hour went into probes: time, CPU time and measured energy lose a quarter."""
+    run = record(info={"probe_seconds": 900.0}, cpu_energy_wh=20.0)
+    ours = table([run], [row("ours", 0.5)]).loc["ours"]
+    assert (ours["seconds"], ours["cpu_hours"]) == (2700.0, 0.75)
+    assert ours["energy_kwh"] == pytest.approx(0.015)
+    assert ours["money"] == pytest.approx(0.075)
+
+
 def test_medians_over_runs():
     runs = [record(seed=s, seconds=t, cpu_seconds=t) for s, t in enumerate([3600.0, 7200.0, 36000.0])]
     found = table(runs, [row("ours", v, seed=s) for s, v in enumerate([0.1, 0.2, 0.6])])
@@ -171,7 +180,7 @@ def test_medians_over_runs():
 
 
 def test_the_longest_name_that_fits_sets_the_price():
-    prices = {"default": 1.0, "A100": 2.0, "a100-sxm4-80gb": 3.0}
+    prices = {"default": 1.0, "NVIDIA": 2.0, "a100-sxm4-80gb": 3.0}
     assert of_card(prices, "NVIDIA A100-SXM4-80GB") == 3.0
     assert of_card(prices, "NVIDIA A100-PCIE-40GB") == 2.0
     assert of_card(prices, "Another") == 1.0

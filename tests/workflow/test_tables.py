@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from workflow import html_tables
 from workflow.comparisons import Evidence
 from workflow.declarations import load_methods
 from workflow.present import method_note, published, read_scores, results_table, trouble
@@ -18,7 +20,6 @@ from workflow.steps.tables import (
     claims_text,
     duration,
     failures,
-    html_table,
     markdown,
     number,
     readable,
@@ -123,11 +124,29 @@ def test_scale_changes_and_failures_stand_in_the_methods_cell(table, scores):
 
 def test_pages_escape_what_a_log_may_hold(table):
     text = readable(table, "integration")
-    page = html_table(text, ["x"] * 3, [])
+    page = html_tables.page(html_tables.great_table(text, "x"), "<Title>")
+    assert "<title>&lt;Title&gt;</title>" in page
     assert "stopped after &lt;60&gt; s" in page and "<60>" not in page
     lines = markdown(text, "Title", "Caption").splitlines()
     ours = next(line for line in lines if line.startswith("| SC-MAMBA2"))
     assert ours.replace("\\|", "").count("|") == lines[4].count("|")
+
+
+def test_numbers_stand_at_the_right_and_words_at_the_left():
+    shown = pd.DataFrame(
+        {
+            "Method": ["a", "b"],
+            "Data": ["10x PBMC", "10x BMMC"],
+            "Score": ["0.500 ± 0.100", "–"],
+            "Time": ["2.1 ms", "90 s"],
+            "Interval": ["[−0.1, +0.2]", ""],
+            "Runs": ["2 of 3", "not applicable"],
+        }
+    )
+    page = html_tables.bare(html_tables.great_table(shown, "x"))
+    heads = dict(re.findall(r'gt_(left|right)"[^>]*id="x-(\w+)"', page)[i][::-1] for i in range(6))
+    right = [name for name, side in heads.items() if side == "right"]
+    assert len(heads) == 6 and right == ["Score", "Time", "Interval"]
 
 
 @pytest.mark.parametrize(

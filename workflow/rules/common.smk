@@ -296,6 +296,23 @@ def figures_of_plan():
     return figures + (["<results>/figures/efficiency.png"] if EFFICIENCY else [])
 
 
+def inputs_of_page():
+    """What the page shows: the tables and figures of the selection, and the registers it prints."""
+    registers = [ROOT / f"workflow/{name}.yaml" for name in ("defects", "conflicts")]
+    return [
+        "<results>/rows.parquet",
+        "<results>/runs.csv",
+        "<results>/summary.csv",
+        "<results>/claims.csv",
+        "<results>/sensitivity.csv",
+        "<results>/costs.csv",
+        "<results>/tables/summary.txt",
+        *figures_of_plan(),
+        *MEASURED,
+        *registers,
+    ]
+
+
 def show_summary():
     """Print the results table and where to look, unless this call made something else."""
     path = RESULTS / "tables/summary.txt"

@@ -1,26 +1,12 @@
 # Everything that was computed -> one page, and the release gate
 
 
-def inputs_of_page():
-    """What the page shows: the tables and figures of the selection, and the registers it prints."""
-    registers = [ROOT / f"workflow/{name}.yaml" for name in ("defects", "conflicts")]
-    return [
-        "<results>/rows.parquet",
-        "<results>/runs.csv",
-        "<results>/summary.csv",
-        "<results>/claims.csv",
-        "<results>/tables/summary.txt",
-        *figures_of_plan(),
-        *MEASURED,
-        *(path for path in registers if path.is_file()),
-    ]
-
-
 rule page:
     """Put the claims and everything they rest on into one page that needs no other file."""
     input:
         inputs_of_page(),
         code=[
+            *sorted((ROOT / "workflow/report").glob("*.rst")),
             ROOT / "workflow/steps/page.py",
             ROOT / "workflow/steps/tables.py",
             ROOT / "workflow/headline.py",

@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from sklearn.decomposition import PCA
 
 from workflow import tasks
-from workflow.costs import best_trivial, memory, span
+from workflow.costs import best_trivial, memory, span, without_probes
 from workflow.drawing import SMALL, STYLE, TWO_COLUMNS, frame, heading, notice, plain, save, say, spread
 from workflow.files import read_json
 from workflow.present import (
@@ -40,7 +40,7 @@ from workflow.present import (
 from workflow.statistics import mean_t_interval
 
 MARKERS = "osD^vP"
-PER_ROW = 6  # panels side by side, to stay legible on a page
+PER_ROW = 4  # panels side by side, to stay legible on a page
 
 
 def umap(matrix: np.ndarray) -> np.ndarray:
@@ -65,39 +65,48 @@ def scatter(ax: plt.Axes, xy: np.ndarray, values: np.ndarray, styles: dict[str, 
     for name, (colour, marker) in styles.items():
         mine = order[values[order] == name]
         ax.scatter(
-            xy[mine, 0], xy[mine, 1], s=5, color=colour, marker=marker, lw=0, alpha=0.8, rasterized=True
+            xy[mine, 0], xy[mine, 1], s=3, color=colour, marker=marker, lw=0, alpha=0.8, rasterized=True
         )
     frame(ax)
 
 
-def legend(ax: plt.Axes, styles: dict[str, tuple], title: str) -> None:
-    """Put a legend into the empty axes at the end of a row."""
-    handles = [
-        Line2D([], [], color=colour, marker=marker, ls="", ms=5, label=name)
-        for name, (colour, marker) in styles.items()
-    ]
-    ax.legend(handles=handles, title=title, loc="center left", frameon=False, alignment="left")
+def legend(fig: plt.Figure, groups: dict[str, dict[str, tuple]]) -> None:
+    """Put one legend at the right, in which each group of names stands below its title."""
+    handles = []
+    for title, styles in groups.items():
+        handles.append(Line2D([], [], ls="", label=title))
+        for name, (colour, marker) in styles.items():
+            label = textwrap.shorten(name, 30, placeholder="…")
+            handles.append(Line2D([], [], color=colour, marker=marker, ls="", ms=4, label=label))
+    box = fig.legend(
+        handles=handles, loc="outside right upper", frameon=False, fontsize=SMALL, handletextpad=0.1,
+        labelspacing=0.3,
+    )  # fmt: skip
+    for text in box.get_texts():
+        if text.get_text() in groups:
+            text.set_fontweight("bold")
 
 
 def panels(n: int, title: str) -> tuple[plt.Figure, np.ndarray]:
-    """Make a grid for ``n`` pairs of panels, one above the other, and a column at the right for legends."""
+    """Make a grid for ``n`` pairs of panels, one above the other; room at the right is for a legend."""
     n_columns, n_pairs = min(n, PER_ROW), -(-n // PER_ROW)
     fig, axes = plt.subplots(
         2 * n_pairs,
-        n_columns + 1,
-        figsize=(1.75 * n_columns + 1.7, 3.9 * n_pairs + 0.6),
+        n_columns,
+        figsize=(1.3 * n_columns + 1.7, 3.1 * n_pairs + 0.5),
         squeeze=False,
         layout="constrained",
     )
-    fig.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
-    for ax in [*(ax for i in range(n, n_pairs * n_columns) for ax in place(axes, i)), *axes[:, -1]]:
-        ax.axis("off")
+    heading(fig, title)
+    for i in range(n, n_pairs * n_columns):
+        for ax in place(axes, i):
+            ax.axis("off")
     return fig, axes
 
 
 def title_of(ax: plt.Axes, name: str) -> None:
     """Write a method's name above its panel."""
-    ax.set_title(name, linespacing=1.1, va="bottom")
+    ax.set_title(name, linespacing=1.1, va="bottom", fontsize=7)
 
 
 def figure_name(title: str, runs: pd.DataFrame) -> str:
@@ -105,7 +114,7 @@ def figure_name(title: str, runs: pd.DataFrame) -> str:
     scale = next((info["scale"] for info in runs["info"] if info.get("scale")), "")
     changed = "parameters changed" if runs.iloc[0]["changed_params"] else ""
     below = ", ".join(note for note in (scale, changed) if note)
-    return "\n".join([title, *textwrap.wrap(below, 26)])
+    return "\n".join([title, *textwrap.wrap(below, 24)])
 
 
 def first_outputs(runs: pd.DataFrame, folders: dict[str, Path]) -> dict[str, ad.AnnData | str]:
@@ -143,9 +152,9 @@ def draw_integration(outputs: dict, folder: Path, names: dict[str, str], title: 
                 say(ax, str(output))
             else:
                 scatter(ax, xy, values, styles)
-    for row, what in enumerate(("cell type", "batch")):
-        legend(axes[row, -1], colourings[row][1], what)
-    axes[1, 0].set(xlabel="UMAP 1", ylabel="UMAP 2")
+    legend(fig, {"cell type": colourings[0][1], "batch": colourings[1][1]})
+    axes[1, 0].set_xlabel("UMAP 1", fontsize=7)
+    axes[1, 0].set_ylabel("UMAP 2", fontsize=7)
     return fig
 
 
@@ -162,7 +171,8 @@ def draw_annotation(outputs: dict, folder: Path, names: dict[str, str], title: s
     above, below = place(axes, 0)
     title_of(above, "truth")
     scatter(above, xy, truth, styles)
-    above.set(xlabel="UMAP 1", ylabel="UMAP 2")
+    above.set_xlabel("UMAP 1", fontsize=7)
+    above.set_ylabel("UMAP 2", fontsize=7)
     below.axis("off")
     for index, (method, output) in enumerate(outputs.items(), start=1):
         above, below = place(axes, index)
@@ -175,9 +185,8 @@ def draw_annotation(outputs: dict, folder: Path, names: dict[str, str], title: s
         right = np.where(predicted == truth, "right", "wrong")
         scatter(above, xy, predicted, styles)
         scatter(below, xy, right, verdicts)
-        below.set_xlabel(f"{(right == 'wrong').sum()} of {len(truth)} wrong")
-    legend(axes[0, -1], styles, "cell type")
-    legend(axes[1, -1], verdicts, "prediction")
+        below.set_xlabel(f"{(right == 'wrong').sum()} of {len(truth)} wrong", fontsize=7)
+    legend(fig, {"cell type": styles, "prediction": verdicts})
     return fig
 
 
@@ -199,11 +208,11 @@ def draw_headline(
     fig, axes = plt.subplots(
         1,
         len(headline),
-        figsize=(2.05 * len(headline) + 1.8, 0.42 * len(order) + 1.4),
+        figsize=(TWO_COLUMNS, 0.34 * len(order) + 1.2),
         sharey=True,
         layout="constrained",
     )
-    fig.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
+    heading(fig, title)
     for ax, (metric, impl) in zip(axes, headline, strict=True):
         mine = rows[(rows["metric"] == metric) & (rows["metric_impl"] == impl)]
         for y, method in enumerate(order):
@@ -228,13 +237,16 @@ def draw_headline(
             if said is not None:
                 ax.scatter(said, y, s=45, fc="none", ec="k", lw=0.9, zorder=4)
                 rings = True
-        ax.set(xlim=(0, 1), xlabel=titles(metric, impl), yticks=range(len(order)))
+        ax.set(xlim=(0, 1), yticks=range(len(order)), xticks=[0, 0.5, 1])
+        ax.set_xticks(np.arange(0.1, 1, 0.1), minor=True)
+        ax.set_xlabel(titles(metric, impl), fontsize=7)
+        ax.tick_params(labelsize=7)
         ax.set_ylim(-0.6, len(order) - 0.4)
-        ax.grid(axis="x", color="0.9", lw=0.6)
+        ax.grid(axis="x", which="both", color="0.9", lw=0.6)
         ax.set_axisbelow(True)
-        ax.tick_params(length=0)
+        ax.tick_params(which="both", length=0)
         sns.despine(ax=ax, left=True)
-    axes[0].set_yticklabels([names[m] for m in order])
+    axes[0].set_yticklabels([names[m] for m in order], fontsize=SMALL)
     used = [k for k in KIND_COLOURS if k in set(kinds)]
     handles = [Line2D([], [], color=KIND_COLOURS[k], lw=3, label=KIND_TITLES[k]) for k in used]
     if rings:
@@ -242,7 +254,7 @@ def draw_headline(
     if cut:
         label = "interval goes on"
         handles.append(Line2D([], [], marker=">", ls="", color="0.3", ms=4, label=label))
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7)
     return fig
 
 
@@ -387,7 +399,8 @@ def draw_cost(
     metric, impl = tasks.get(task).HEADLINE[0]
     first = rows[(rows["metric"] == metric) & (rows["metric_impl"] == impl) & (rows["unit_level"] == "run")]
     lines = []
-    for method, mine in runs[runs["status"] == "ok"].groupby("method", sort=False):
+    ok = without_probes(runs[runs["status"] == "ok"])
+    for method, mine in ok.groupby("method", sort=False):
         interval = mean_t_interval(first.loc[first["method"] == method, "value"])
         line = {"method": method, "kind": mine["kind"].iloc[0], "value": interval.mean}
         line |= {"low": interval.low, "high": interval.high, "seconds": mine["seconds"].median()}

@@ -24,6 +24,9 @@ def main() -> int:
             print(f"{path}: not there; run the selection first", file=sys.stderr)
             return 1
     summary, runs = (pd.read_csv(path) for path in paths)
+    if summary.empty:
+        print(f"{paths[0]}: holds no task, so there is no headline table", file=sys.stderr)
+        return 1
     rows = [row for task in summary["task"].unique() for row in missing(summary, runs, task)]
     for row in rows:
         print(row, file=sys.stderr)

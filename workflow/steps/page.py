@@ -11,7 +11,7 @@ import ast
 import base64
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from workflow import headline, html_tables
-from workflow.declarations import WORKFLOW, load_yaml
+from workflow.declarations import WORKFLOW, load_register
 from workflow.efficiency.analysis import OURS, TITLES, efficiency_table
 from workflow.files import read_json, write_text
-from workflow.present import KIND_TITLES, METRIC_TITLES, VERDICT_SIGNS, dataset_title, declared, titles
+from workflow.present import METRIC_TITLES, dataset_title, declared
 from workflow.steps.tables import caption_of, duration, headlines_of, readable, row_classes, runs_ok
 
 REPORT = WORKFLOW / "report"
@@ -88,45 +88,16 @@ STATISTICS = [
     ("verdict_released", "verdict in the mode released", str),
     ("verdict_paper", "verdict in the mode paper", str),
 ]
+#: What a figure is called; its caption is that of Snakemake's report.
 FIGURES = {
-    "cells": (
-        "Cells as each method sees them",
-        "UMAP of every method, first seed. Integration: coloured by cell type above and by batch below. "
-        "Annotation: by predicted cell type, and by whether it is right.",
-    ),
-    "headline": (
-        "Every seed",
-        "Each dot is one seed; the bar is the mean, the line its 95 % t interval, a ring the published value "
-        "where the dataset is the paper's own.",
-    ),
-    "confusion": (
-        "Which cell types are taken for which",
-        "Rows: true type with its number of query cells; columns: the type given, as a share of the row, "
-        "mean over seeds.",
-    ),
-    "epochs": (
-        "Epoch by epoch",
-        "Validation loss and test score of each seed. The test curve was computed after training and took no "
-        "part in any choice.",
-    ),
-    "cost": (
-        "Cost against quality",
-        "Headline metric against the time of one run. The dashed line is the best control: a method below it "
-        "costs something and gains nothing.",
-    ),
-    "ranks": (
-        "Ranks across datasets",
-        "Rank of every method on each dataset and its mean. Descriptive: the datasets were chosen, not drawn.",
-    ),
-    "forest": (
-        "All differences",
-        "One line per claim whose two sides were both run: the difference with its 95 % interval, the claimed "
-        "margin as a bar, the verdict by shape and colour.",
-    ),
-    "efficiency": (
-        "Time and memory against length",
-        "Time and peak memory of one cell against its number of tokens, on logarithmic axes.",
-    ),
+    "forest": "All differences",
+    "ranks": "Ranks across datasets",
+    "headline": "Every seed",
+    "cells": "Cells as each method sees them",
+    "confusion": "Which cell types are taken for which",
+    "epochs": "Epoch by epoch",
+    "cost": "Cost against quality",
+    "efficiency": "Time and memory against length",
 }
 RESULT_SIGNS = {"pass": "✔", "warn": "▲", "not applicable": "–"}
 SENSITIVITY = {
@@ -199,7 +170,9 @@ def why_undecided(line: dict[str, Any]) -> str:
     first = line["reason"].split(";")[0]
     first = first.removeprefix("not compared with ").rpartition(": ")[2]
     found = re.match(r"(dataset|method|task|metric) \S+ (?:of \S+ )?is (.*)$", first)
-    return f"The {found[1]} is {found[2]}" if found else (first[:1].upper() + first[1:] or "No reason was given")
+    return (
+        f"The {found[1]} is {found[2]}" if found else (first[:1].upper() + first[1:] or "No reason was given")
+    )
 
 
 def claim_view(
@@ -229,8 +202,14 @@ def claim_view(
     view["p_holm"], view["mde"] = p_text(line["p_holm"]), number(line["mde"])
     view["departures"] = [part for part in str(view["departures"]).split("; ") if part]
     view["because"] = why_undecided(view)
+    view["reason"] = view["reason"][:1].upper() + view["reason"][1:]
     # a statistic that was not computed has no line; its column was empty before it was written as a dash
-    write = {"number": number, "p": p_text, "count": lambda v: f"{v:,.0f}" if np.isfinite(v) else "∞", str: str}
+    write: dict[Any, Callable[[Any], str]] = {
+        "number": number,
+        "p": p_text,
+        "count": lambda v: f"{v:,.0f}" if np.isfinite(v) else "∞",
+        str: str,
+    }
     view["statistics"] = [
         (words, write[how](line[key])) for key, words, how in STATISTICS if pd.notna(line[key])
     ]
@@ -307,8 +286,8 @@ def scale_sentence(runs: pd.DataFrame, datasets: dict[str, dict]) -> str:
     """Say in one sentence what scale this run had: whose data, how large a model, how many seeds."""
     used = [name for name in runs["dataset"].unique() if name in datasets]
     own = [name for name in used if datasets[name]["in_paper"] == "full"]
-    sizes = {as_dict(info).get("n_parameters") for info in runs.loc[runs["kind"] == "ours", "info"]}
-    sizes = sorted(float(size) for size in sizes if size)
+    found = {as_dict(info).get("n_parameters") for info in runs.loc[runs["kind"] == "ours", "info"]}
+    sizes = sorted(float(size) for size in found if size)
     parts = []
     small = bool(sizes) and sizes[0] < 0.8 * PAPER_PARAMETERS
     if small:
@@ -339,7 +318,9 @@ def picture(path: Path) -> str | None:
     return f"data:{kind};base64,{base64.b64encode(best.read_bytes()).decode('ascii')}"
 
 
-def figures_section(folder: Path, pairs: Iterable[tuple[str, str]], names: dict[str, str]) -> list[dict[str, Any]]:
+def figures_section(
+    folder: Path, pairs: Iterable[tuple[str, str]], names: dict[str, str]
+) -> list[dict[str, Any]]:
     """Return every figure of this selection that was drawn."""
     pairs = list(pairs)
     wanted = [("forest", "forest", "")]
@@ -347,7 +328,8 @@ def figures_section(folder: Path, pairs: Iterable[tuple[str, str]], names: dict[
     for task, dataset in pairs:
         on = f"{task.capitalize()}, {names.get(dataset, dataset)}"
         wanted += [
-            (f"{task}_{dataset}_{kind}", kind, on) for kind in ("headline", "cells", "confusion", "epochs", "cost")
+            (f"{task}_{dataset}_{kind}", kind, on)
+            for kind in ("headline", "cells", "confusion", "epochs", "cost")
         ]
     wanted.append(("efficiency", "efficiency", ""))
     out = []
@@ -355,10 +337,20 @@ def figures_section(folder: Path, pairs: Iterable[tuple[str, str]], names: dict[
         path = folder / f"figures/{stem}.png"
         source = picture(path)
         if source:
-            title, caption = FIGURES[kind]
-            title = f"{title}: {on}" if on else title
-            file = f"figures/{path.with_suffix('.svg').name if path.with_suffix('.svg').exists() else path.name}"
-            out.append({"id": slug("figure", stem), "title": title, "caption": caption, "source": source, "file": file})
+            title = f"{FIGURES[kind]}: {on}" if on else FIGURES[kind]
+            caption = (REPORT / f"{kind}.rst").read_text(encoding="utf-8").strip()
+            file = (
+                f"figures/{path.with_suffix('.svg').name if path.with_suffix('.svg').exists() else path.name}"
+            )
+            out.append(
+                {
+                    "id": slug("figure", stem),
+                    "title": title,
+                    "caption": caption,
+                    "source": source,
+                    "file": file,
+                }
+            )
     return out
 
 
@@ -376,7 +368,9 @@ def tables_section(folder: Path, runs: pd.DataFrame, datasets: dict[str, dict]) 
         name = slug("table", task, dataset)
         gt = html_tables.great_table(readable(table, task), name, classes=row_classes(table["kind"]))
         title = f"{dataset_title(dataset, entry)}: {task}"
-        out.append({"id": f"{name}-head", "title": title, "caption": f"{caption} {entry.get('note', '')}".strip()})
+        out.append(
+            {"id": f"{name}-head", "title": title, "caption": f"{caption} {entry.get('note', '')}".strip()}
+        )
         out[-1]["table"] = Markup(html_tables.region(html_tables.bare(gt), title))
     path = folder / "efficiency/measurements.json"
     if path.is_file():
@@ -428,44 +422,67 @@ def room_section(room: pd.DataFrame | None, names: dict[str, str]) -> list[dict[
     return out
 
 
-def sensitivity_section(table: pd.DataFrame | None, names: dict[str, str]) -> list[tuple[str, Markup]]:
-    """Return a table for each kind of change."""
+def sensitivity_section(
+    table: pd.DataFrame | None, names: dict[str, str], methods: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Return a table for each kind of change, with a line that sums it up."""
     if table is None:
         return []
     out = []
-    heads = ["Changed", "Dataset", "Method", "Metric", "As judged", "Changed to", "Effect [95 %]", "Seeds", "In words"]
     for kind, mine in table.groupby("kind", sort=False):
         lines = [
-            [
-                f"{row['id']}: {row['title']}" if str(row["title"]) != str(row["id"]) else str(row["id"]),
-                names.get(row["dataset"], row["dataset"]),
-                row["method"],
-                titles(row["metric"], row["metric_impl"]) if pd.notna(row["metric_impl"]) else row["metric"],
-                f"{number(row['base_value'])} ({row['base']})",
-                f"{number(row['variant_value'])} ({row['variant']})",
-                f"{number(row['effect'], signed=True)} {interval(row['low'], row['high'], signed=True)}".strip(),
-                f"{row['n_seeds']:.0f}",
-                row["sentence"] if pd.notna(row["sentence"]) else "",
-            ]
+            {
+                "Changed": str(row["title"])
+                if kind in ("metric", "labels")
+                else f"{row['id']}: {row['title']}",
+                "Method": methods.get(row["method"], row["method"]),
+                "Dataset": names.get(row["dataset"], row["dataset"]),
+                "Metric": METRIC_TITLES.get(row["metric"], str(row["metric"])),
+                "As judged": number(row["base_value"]),
+                "Changed to": number(row["variant_value"]),
+                "Effect": number(row["effect"], signed=True),
+                "95 % interval": interval(row["low"], row["high"], signed=True),
+                "Seeds": f"{row['n_seeds']:.0f}",
+                "In words": row["sentence"] if pd.notna(row["sentence"]) else "",
+            }
             for row in mine.to_dict("records")
         ]
-        title = SENSITIVITY.get(kind, str(kind).capitalize())
-        text = pd.DataFrame(lines, columns=heads)
-        gt = html_tables.great_table(text, slug("sensitivity", kind))
-        out.append((title, Markup(html_tables.region(html_tables.bare(gt), title))))
+        title = SENSITIVITY.get(str(kind), str(kind).capitalize())
+        gt = html_tables.great_table(pd.DataFrame(lines), slug("sensitivity", kind))
+        effects = mine["effect"].dropna()
+        largest = ""
+        if len(effects):
+            ends = number(effects.min(), signed=True), number(effects.max(), signed=True)
+            largest = f", effects from {ends[0]} to {ends[1]}" if effects.abs().max() else ", no effect"
+        many = f"{len(mine)} comparison" + ("" if len(mine) == 1 else "s")
+        out.append(
+            {
+                "title": title,
+                "summary": many + largest,
+                "open": kind in ("mode", "defect", "conflict"),
+                "table": Markup(html_tables.region(html_tables.bare(gt), title)),
+            }
+        )
     return out
 
 
-def register_section(entries: list[dict] | None, sensitivity: pd.DataFrame | None, kind: str) -> list[dict[str, Any]]:
+def register_section(
+    entries: list[dict], sensitivity: pd.DataFrame | None, kind: str
+) -> list[dict[str, Any]]:
     """Return the entries of a register, each with the effect that was measured here."""
     out = []
-    for entry in entries or []:
+    for entry in entries:
         effects = []
         if sensitivity is not None:
             mine = sensitivity[(sensitivity["kind"] == kind) & (sensitivity["id"] == entry["id"])]
             effects = [
-                f"{row['dataset']}, {METRIC_TITLES.get(row['metric'], row['metric'])}: "
-                f"{number(row['effect'], signed=True)} {interval(row['low'], row['high'], signed=True)}".strip()
+                " ".join(
+                    [
+                        f"{row['dataset']}, {METRIC_TITLES.get(row['metric'], row['metric'])}:",
+                        number(row["effect"], signed=True),
+                        interval(row["low"], row["high"], signed=True),
+                    ]
+                ).strip()
                 for row in mine.to_dict("records")
             ]
         if not effects:
@@ -513,7 +530,8 @@ def costs_section(costs: pd.DataFrame | None, names: dict[str, str]) -> Markup |
                 "CPU": amount(row["cpu_hours"], " h"),
                 "GPU": amount(row["gpu_hours"], " h"),
                 "Memory": amount(row["peak_memory_mb"], " MB", 4),
-                "Energy": amount(row["energy_kwh"], " kWh") + (" (est.)" if row["energy_kind"] != "measured" else ""),
+                "Energy": amount(row["energy_kwh"], " kWh")
+                + (" (est.)" if row["energy_kind"] != "measured" else ""),
                 "Money": amount(row["money"], f" {row['currency']}"),
                 "Gain over best control": number(row["gain"], signed=True),
                 "Money per +0.01": amount(row["money_per_001"], f" {row['currency']}"),
@@ -561,15 +579,13 @@ def not_run(runs: pd.DataFrame, names: dict[str, str]) -> list[dict[str, Any]]:
     return out
 
 
-def build(folder: Path, registers: Path = WORKFLOW) -> str:
+def build(folder: Path) -> str:
     """Return the page of a results folder.
 
     Parameters
     ----------
     folder
         The results of one selection; ``runs.csv`` and ``claims.csv`` must be there.
-    registers
-        Where ``defects.yaml`` and ``conflicts.yaml`` are declared.
 
     Raises
     ------
@@ -578,7 +594,9 @@ def build(folder: Path, registers: Path = WORKFLOW) -> str:
     """
     for name in ("runs.csv", "claims.csv"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: not there; the page is built from the judge step's tables")
+            raise FileNotFoundError(
+                f"{folder / name}: not there; the page is built from the judge step's tables"
+            )
     runs = pd.read_csv(folder / "runs.csv")
     claims = pd.read_csv(folder / "claims.csv")
     summary, sensitivity = read(folder, "summary.csv"), read(folder, "sensitivity.csv")
@@ -586,10 +604,6 @@ def build(folder: Path, registers: Path = WORKFLOW) -> str:
     titles_of = {name: entry["title"] for name, entry in methods.items()}
     names = {name: dataset_title(name, entry) for name, entry in datasets.items()}
     pairs = list(runs[["task", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
-    lists = {}
-    for name in ("defects", "conflicts"):
-        path = registers / f"{name}.yaml"
-        lists[name] = load_yaml(path) if path.is_file() else None
     able = int((runs["status"] != "not_applicable").sum())
     ok = int((runs["status"] == "ok").sum())
     environment_ = Environment(
@@ -603,7 +617,6 @@ def build(folder: Path, registers: Path = WORKFLOW) -> str:
         run=folder.resolve().name,
         style=Markup((REPORT / "page.css").read_text(encoding="utf-8")),
         scale=scale_sentence(runs, datasets),
-        signs=VERDICT_SIGNS,
         classes=VERDICT_CLASSES,
         means=VERDICT_MEANS,
         slug=slug,
@@ -612,10 +625,10 @@ def build(folder: Path, registers: Path = WORKFLOW) -> str:
         headlines=headline_section(folder, summary, runs, names),
         figures=figures_section(folder, pairs, names),
         tables=tables_section(folder, runs, datasets),
-        sensitivity=sensitivity_section(sensitivity, names),
+        sensitivity=sensitivity_section(sensitivity, names, titles_of),
         audits=audits_section(read(folder, "audits.csv"), names),
-        defects=register_section(lists["defects"], sensitivity, "defect"),
-        conflicts=register_section(lists["conflicts"], sensitivity, "conflict"),
+        defects=register_section(load_register("defects"), sensitivity, "defect"),
+        conflicts=register_section(load_register("conflicts"), sensitivity, "conflict"),
         costs=costs_section(read(folder, "costs.csv"), names),
         environment=environment(runs),
         not_run=not_run(runs, names),
