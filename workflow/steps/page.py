@@ -81,7 +81,7 @@ STATISTICS = [
     ("cliffs_delta", "Cliff's delta", "number"),
     ("superiority", "probability of superiority", "number"),
     ("mde", "smallest difference shown with 80 % power", "number"),
-    ("seeds_needed", "seeds needed for the claimed margin", "count"),
+    ("seeds_needed", "seeds needed to show the margin", "count"),
     ("comparator_value_ours", "comparator, our value", "number"),
     ("chance", "chance", "number"),
     ("ceiling", "ceiling", "number"),
