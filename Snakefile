@@ -19,6 +19,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/methods.smk"
 include: "workflow/rules/efficiency.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/audits.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -35,6 +36,7 @@ rule all:
         "<results>/claims.csv",
         "<results>/sensitivity.csv",
         "<results>/costs.csv",
+        "<results>/audits.csv",
         "<results>/index.html",
         figures_of_plan(),
 

@@ -101,7 +101,8 @@ def cosine_shift(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mean over rows of 1 - cosine of (n, d) matrices; a row of zeros is at right angles."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     products = (a * b).sum(axis=1)
-    return float(np.mean(1 - np.divide(products, lengths, out=np.zeros(len(a)), where=lengths > 0)))
+    cosine = np.divide(products, lengths, out=np.zeros(len(a)), where=lengths > 0)
+    return float(np.mean(np.clip(1 - cosine, 0, 2)))  # rounding goes below 0
 
 
 def _annotation(probes: ad.AnnData, name: str, output: ad.AnnData, solution: ad.AnnData) -> dict:

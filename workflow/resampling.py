@@ -6,10 +6,10 @@ nothing about other cells. The functions here put both into one interval. They a
 calls them gives the random generator.
 
 How the interval is built, and why. The textbook recipe resamples seeds, then units, and reads off
-percentiles. With 3 to 10 seeds that is too narrow: drawing S of S seeds with replacement shrinks
-their variance by (S - 1) / S, and percentiles know nothing of the t distribution. So only the units
-are drawn; the seeds' share of the variance is taken in closed form, rescaled by S / (S - 1) (Rao and
-Wu 1988), and the limits are ``mean +- t(df) * se``:
+percentiles. With few seeds these are too narrow where seeds differ (drawing S of S shrinks their
+variance by (S - 1) / S, and percentiles know nothing of the t distribution) and too wide where they
+do not (see below). So only the units are drawn; the seeds' share of the variance is taken in closed
+form, rescaled by S / (S - 1) (Rao and Wu 1988), and the limits are ``mean +- t(df) * se``:
 
 crossed  Every seed scored the same units; one resample of units serves all seeds (Owen 2007).
          ``se**2 = V_seeds / S + (V_units - V_both / S)``: the variance of the seeds' scores, plus
@@ -20,10 +20,16 @@ nested   Every seed has units of its own. Scores of seeds then differ by their u
          so ``se**2 = V_seeds / S`` holds it all: the t interval over seeds, whose level is exact
          for normal scores however the variance divides. Nothing is drawn.
 
-Degrees of freedom of a sum of two estimated variances: ``1 / df = sum(share_i / df_i)``. Satterthwaite
-(1946) squares the shares, which covers only 92 % with 3 seeds, because seeds that agree by luck
-make both the variance small and the degrees of freedom large; the weights of Cochran and Cox (1950)
-cover up to 97 %. This lies between; ``python tests/speed/statistics.py coverage`` measures it.
+Degrees of freedom of a sum of two estimated variances: ``1 / df = sum(share_i / df_i)``, the harmonic
+mean weighted by the shares of the variance. Satterthwaite (1946) squares the shares; with 3 seeds that
+covers as little as 91 %, because seeds that agree by luck make the variance small and the degrees of
+freedom large at once. The other way, to weight the t quantiles themselves (Cochran and Cox 1950), is
+wider than this.
+
+Measured by ``python tests/speed/statistics.py coverage`` at level .95, 400 units, 1,000 repetitions, 3, 5
+and 10 seeds, the seeds' share of the variance 0, .1, 1 and 4 times the units': 93.6 to 97.1 % for normal
+values (percentiles: 83 to 99.9 %), 91.6 to 96.0 % for 0/1 values, below 93 % only where accuracies of
+seeds spread so far (SD .05 to .11 around .85) that they are skewed themselves; t over seeds does no better.
 
 References
 ----------
@@ -31,7 +37,7 @@ Rao and Wu (1988), "Resampling inference with complex survey data", JASA 83, 231
 Owen (2007), "The pigeonhole bootstrap", Annals of Applied Statistics 1, 386-411.
 Satterthwaite (1946), "An approximate distribution of estimates of variance components",
 Biometrics Bulletin 2, 110-114.
-Cochran and Cox (1950), "Experimental Designs", Wiley, section 4.14.
+Cochran and Cox (1950), "Experimental Designs", Wiley.
 """
 
 from __future__ import annotations
@@ -109,14 +115,18 @@ def hierarchical_mean(
     Returns
     -------
     Hierarchical
-        Limits are NaN with one seed and with fewer than two units in a seed. Where all seeds give
+        Limits are NaN with one seed, and where a seed has fewer than two units. Where all seeds give
         one number, a deterministic method, the units alone give the interval. Limits of a share may
         lie outside 0 and 1.
 
+    Raises
+    ------
+    ValueError
+        For a level outside 0 and 1, a seed without units, and a crossed unit that a seed lacks.
+
     Notes
     -----
-    The module's docstring tells the method. Simulated coverage at level .95 lies within .93 and .97
-    for 3, 5 and 10 seeds, unless few units (20) have values that are nearly all the same.
+    The module's docstring tells the method, and how often it covers.
     """
     values = np.atleast_2d(np.asarray(values, dtype=float))
     found = np.isfinite(values)

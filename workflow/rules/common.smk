@@ -306,6 +306,8 @@ def inputs_of_page():
         "<results>/claims.csv",
         "<results>/sensitivity.csv",
         "<results>/costs.csv",
+        "<results>/audits.csv",
+        "<results>/room.csv",
         "<results>/tables/summary.txt",
         *figures_of_plan(),
         *MEASURED,
