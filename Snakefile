@@ -19,6 +19,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/methods.smk"
 include: "workflow/rules/efficiency.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/audits.smk"
 include: "workflow/rules/report.smk"
 
 
