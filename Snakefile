@@ -36,6 +36,7 @@ rule all:
         "<results>/claims.csv",
         "<results>/sensitivity.csv",
         "<results>/costs.csv",
+        "<results>/audits.csv",
         "<results>/index.html",
         figures_of_plan(),
 

@@ -300,6 +300,8 @@ def test_adding_a_method_takes_a_script_and_an_entry(bench, cells):
         for figure in ("cells", "headline"):
             assert (bench.folder / f"out/figures/{task}_{task}_cells_{figure}.png").stat().st_size > 10_000
     assert "8 dimensions" in (bench.folder / "out/tables/integration_integration_cells.md").read_text()
+    page = (bench.folder / "out/index.html").read_text()
+    assert "Mine" in page and "runs: 8 of 8" in page and page.count("data:image/") >= 4
 
     report = subprocess.run(
         [*command, "--report", "out/report.zip"],
@@ -311,7 +313,8 @@ def test_adding_a_method_takes_a_script_and_an_entry(bench, cells):
     )
     assert report.returncode == 0, report.stderr
     held = " ".join(zipfile.ZipFile(bench.folder / "out/report.zip").namelist())
-    for name in ("claims.html", "integration_integration_cells.html", "annotation_cells_headline.png"):
+    pages = ("index.html", "claims.html", "headline_annotation.html", "integration_integration_cells.html")
+    for name in (*pages, "annotation_cells_headline.png"):
         assert name in held
 
     # a change of the script runs that method again, and only that one

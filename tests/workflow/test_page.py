@@ -311,7 +311,8 @@ def test_measured_effects_stand_in_the_register(text):
 
 def test_audits_have_a_word_and_a_sign(text):
     for word, sign in page.RESULT_SIGNS.items():
-        assert f'<span aria-hidden="true">{sign}</span> {word}</td>' in text
+        assert f'<span aria-hidden="true">{sign}</span> {word}</span></td>' in text
+    assert "1 warn, 1 pass, 1 not applicable" in words(text)
 
 
 def test_an_infinite_price_is_shown_as_such(text):

@@ -229,7 +229,9 @@ def in_paper(wildcards):
 def reported_table(stem, caption, **where):
     """A table of the report, as the page that people read."""
     return report(
-        f"<results>/tables/{stem}.html", caption=f"../report/{caption}.rst", **where
+        f"<results>/tables/{stem}.html",
+        caption=str(ROOT / f"workflow/report/{caption}.rst"),
+        **where,
     )
 
 
@@ -272,7 +274,7 @@ def ranks_figure(task):
     """The figure of ranks of a task."""
     return report(
         f"<results>/figures/{task}_ranks.png",
-        caption="../report/ranks.rst",
+        caption=str(ROOT / "workflow/report/ranks.rst"),
         category=task,
         labels={"what": "ranks across data sets", "form": "figure"},
     )
@@ -306,6 +308,8 @@ def inputs_of_page():
         "<results>/claims.csv",
         "<results>/sensitivity.csv",
         "<results>/costs.csv",
+        "<results>/audits.csv",
+        "<results>/room.csv",
         "<results>/tables/summary.txt",
         *figures_of_plan(),
         *MEASURED,

@@ -81,7 +81,7 @@ STATISTICS = [
     ("cliffs_delta", "Cliff's delta", "number"),
     ("superiority", "probability of superiority", "number"),
     ("mde", "smallest difference shown with 80 % power", "number"),
-    ("seeds_needed", "seeds needed for the claimed margin", "count"),
+    ("seeds_needed", "seeds needed to show the margin", "count"),
     ("comparator_value_ours", "comparator, our value", "number"),
     ("chance", "chance", "number"),
     ("ceiling", "ceiling", "number"),
@@ -99,7 +99,8 @@ FIGURES = {
     "cost": "Cost against quality",
     "efficiency": "Time and memory against length",
 }
-RESULT_SIGNS = {"pass": "✔", "warn": "▲", "not applicable": "–"}
+#: Results of an audit, those first that a reader must see.
+RESULT_SIGNS = {"warn": "▲", "pass": "✔", "not applicable": "–"}
 SENSITIVITY = {
     "mode": "As the paper says, as the code was released, and repaired",
     "defect": "Defects of the released code, switched on one at a time",
@@ -415,7 +416,7 @@ def room_section(room: pd.DataFrame | None, names: dict[str, str]) -> list[dict[
         numbers = [
             (key.replace("_", " "), value if isinstance(value, str) else f"{value:.4g}")
             for key, value in line.items()
-            if key not in ("task", "dataset", "sentence") and pd.notna(value)
+            if key not in ("task", "dataset", "sentence", "verdict") and pd.notna(value)
         ]
         title = f"{names.get(line['dataset'], line['dataset'])}: {line['task']}"
         out.append({"title": title, "sentence": line["sentence"], "numbers": numbers})
@@ -492,20 +493,21 @@ def register_section(
     return out
 
 
-def audits_section(audits: pd.DataFrame | None, names: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the audits, warnings first."""
+def audits_section(
+    audits: pd.DataFrame | None, names: dict[str, str], methods: dict[str, str]
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the audits by their result, warnings first."""
     if audits is None:
         return []
-    order = {word: i for i, word in enumerate(("warn", "pass", "not applicable"))}
-    table = audits.assign(_order=audits["result"].map(order).fillna(0)).sort_values("_order", kind="stable")
-    out = []
-    for line in table.to_dict("records"):
+    groups: dict[str, list[dict[str, Any]]] = {word: [] for word in RESULT_SIGNS}
+    for line in audits.to_dict("records"):
         view = {key: "" if pd.isna(value) else value for key, value in line.items()}
         view["value"] = f"{view['value']:.4g}" if isinstance(view["value"], float) else view["value"]
-        view["on"] = ", ".join(filter(None, [names.get(view["dataset"], view["dataset"]), view["method"]]))
+        parts = [names.get(view["dataset"], view["dataset"]), methods.get(view["method"], view["method"])]
+        view["on"] = ", ".join(filter(None, parts))
         view["sign"] = RESULT_SIGNS.get(view["result"], "▲")
-        out.append(view)
-    return out
+        groups.setdefault(view["result"], []).append(view)
+    return [(word, lines) for word, lines in groups.items() if lines]
 
 
 def costs_section(costs: pd.DataFrame | None, names: dict[str, str]) -> Markup | None:
@@ -626,7 +628,7 @@ def build(folder: Path) -> str:
         figures=figures_section(folder, pairs, names),
         tables=tables_section(folder, runs, datasets),
         sensitivity=sensitivity_section(sensitivity, names, titles_of),
-        audits=audits_section(read(folder, "audits.csv"), names),
+        audits=audits_section(read(folder, "audits.csv"), names, titles_of),
         defects=register_section(load_register("defects"), sensitivity, "defect"),
         conflicts=register_section(load_register("conflicts"), sensitivity, "conflict"),
         costs=costs_section(read(folder, "costs.csv"), names),
