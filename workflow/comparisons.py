@@ -43,10 +43,21 @@ POWER = 0.8
 
 
 class Estimate(NamedTuple):
-    """A method's mean over seeds with its 95 % interval, and what the interval resamples."""
+    """A method's mean over seeds with its 95 % interval, what the interval resamples, and what is behind it."""
 
     interval: Interval
     kind: str  # "t" or "hierarchical"
+    se: float
+    df: float
+
+    @property
+    def mde(self) -> float:
+        """The smallest difference to another method with the same interval that is shown with 80 % power.
+
+        The two are taken as independent, so the standard error of their difference is sqrt(2) times this
+        one. Methods that err on the same cells differ by less noise: there it is an upper limit.
+        """
+        return float(np.sqrt(2)) * statistics.detectable_effect(self.se, self.df, power=POWER)
 
 
 @dataclass(frozen=True)
@@ -190,9 +201,11 @@ class Evidence:
         values = self.by_seed(task, dataset, metric, method, impl)
         labels = self.labels(task, dataset, method) if self._of_labels(metric, impl) else None
         if labels is None or len(labels[0]) < FEWEST_UNITS or len(values) < 2:
-            return Estimate(mean_t_interval(values), "t")
+            by_t = mean_t_interval(values)
+            return Estimate(by_t, "t", by_t.sd / np.sqrt(max(by_t.n, 1)), by_t.n - 1.0)
         truth, predicted = labels
-        return Estimate(self._bootstrap(metric, truth, predicted.loc[values.index]).interval, "hierarchical")
+        found = self._bootstrap(metric, truth, predicted.loc[values.index])
+        return Estimate(found.interval, "hierarchical", found.se, found.df)
 
     def compare(self, task: str, dataset: str, metric: str, subject: str, other: str) -> Comparison:
         """Compare two methods over the seeds that both have."""
@@ -270,21 +283,24 @@ class Evidence:
         means = trivial.groupby("method")["value"].mean().astype(float)
         return str(means.idxmax()), float(means.max())
 
-    def chance(self, task: str, dataset: str, metric: str, method: str) -> float:
-        """Return what the method's own outputs score against labels shuffled among the cells; else NaN."""
+    def chance(self, task: str, dataset: str, metric: str, method: str, impl: str | None = None) -> float:
+        """Return what the method's own outputs score against labels shuffled among the cells; else NaN.
+
+        NaN too for an implementation that was not scored so: AvgBIO by another clustering has another chance.
+        """
         rows = self.rows
         keep = (rows["task"] == task) & (rows["dataset"] == dataset) & (rows["method"] == method)
         keep &= (rows["metric"] == metric) & (rows["unit_level"] == "permuted")
-        keep &= rows["metric_impl"] == HEADLINE.get(metric)
+        keep &= rows["metric_impl"] == (impl or HEADLINE.get(metric))
         return float(rows.loc[keep, "value"].mean()) if keep.any() else np.nan
 
-    def ceiling(self, task: str, dataset: str, metric: str) -> float:
-        """Return the best score that is possible here.
+    def ceiling(self, task: str, dataset: str, metric: str, impl: str | None = None) -> float:
+        """Return the best score that can be expected here.
 
         That of the oracle where one ran; of accuracy the share of query cells whose label the reference
         has; of a macro score 1 if that share is 1; else NaN.
         """
-        cut = self.scores(task, dataset, metric)
+        cut = self.scores(task, dataset, metric, impl)
         oracle = cut[cut["method_kind"] == "oracle"]
         if len(oracle):
             return float(oracle.groupby("method")["value"].mean().max())

@@ -133,6 +133,7 @@ def caption(table: pd.DataFrame) -> str:
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "no"
     words = [f"Mean over {many} seeds"]
     kinds = set(table["interval"].dropna())
+    units = "seeds and cells" if "hierarchical" in kinds else "seeds"
     if "hierarchical" in kinds:
         words[0] += " ± half of the 95 % interval (bootstrap over seeds and cells)"
     elif kinds & {"t"}:
@@ -146,7 +147,8 @@ def caption(table: pd.DataFrame) -> str:
             shown.append(f"{METRIC_TITLES.get(str(metric), metric)} {span}")
     if shown:
         words.append(
-            "Smallest difference that these seeds would show with 80 % power, by method: " + ", ".join(shown)
+            f"Smallest difference that these {units} would show with 80 % power, by method: "
+            + ", ".join(shown)
         )
     rules = {impl: IMPL_TITLES[impl] for impl in table["metric_impl"] if impl in IMPL_TITLES}
     if "avg_bio" in set(table["metric"]) and rules:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from workflow.comparisons import Evidence
-from workflow.declarations import WORKFLOW, load_yaml
-from workflow.statistics import Interval, mean_t_interval
+from workflow.declarations import WORKFLOW, load_methods, load_yaml
+from workflow.statistics import Interval, mean_t_interval, minimal_detectable_effect
+from workflow.steps.judge import summarise
 from workflow.verdicts import (
     COLUMNS,
     HEADLINE,
@@ -741,6 +742,35 @@ def test_chance_and_ceiling_stand_beside_ours():
     assert (line["chance"], line["ceiling"]) == (pytest.approx(0.15), pytest.approx(0.95))
     line = on_cells({"scmamba2": 0.85, "knn": 0.75})
     assert np.isnan(line["ceiling"])
+
+
+def test_a_method_is_summarised_with_the_chance_and_ceiling_of_each_implementation():
+    rows, runs = tables({"scmamba2": around(0.8), "label_onehot": [0.95] * 5})
+    shuffled = rows[rows["method"] == "scmamba2"].assign(unit_level="permuted", value=0.15)
+    by_kmeans = rows.assign(metric_impl="scib-metrics", value=rows["value"] - 0.3)
+    methods = load_methods()
+    evidence = Evidence(pd.concat([rows, shuffled, by_kmeans]), runs.assign(variant_of=""))
+    table = summarise(evidence, methods).set_index(["method", "metric", "metric_impl"])
+    searched = table.loc[("scmamba2", "avg_bio", "scib-1.1.5")]
+    assert (searched["chance"], searched["ceiling"]) == (pytest.approx(0.15), pytest.approx(0.95))
+    other = table.loc[("scmamba2", "avg_bio", "scib-metrics")]
+    assert np.isnan(other["chance"])  # shuffled labels were scored by the search alone
+    assert other["ceiling"] == pytest.approx(0.65)
+
+
+def test_the_power_of_a_table_knows_of_cells():
+    rows, runs, units = cells({"scmamba2": 0.85, "knn": 0.75}, seed_noise=0.0)
+    evidence = Evidence(rows, runs, units, draws=500)
+    estimate = evidence.estimate("annotation", "pbmc10k", "accuracy", "knn")
+    assert estimate.interval.sd == 0  # the same on every seed, and yet 400 cells are not all cells
+    of_cells = np.sqrt(0.75 * 0.25 / 400)
+    assert estimate.mde == pytest.approx(np.sqrt(2) * 2.8 * of_cells, rel=0.1)
+    seeds = Evidence(rows, runs).estimate("annotation", "pbmc10k", "accuracy", "knn")
+    assert np.isnan(seeds.mde)
+    rows, runs = tables({"scvi": around(0.7)})
+    found = Evidence(rows, runs).estimate("integration", "pbmc10k", "avg_bio", "scvi")
+    expected = minimal_detectable_effect(np.sqrt(2) * found.interval.sd, 5)
+    assert found.mde == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- the fixture

@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from workflow import tasks
@@ -14,7 +13,6 @@ from workflow.comparisons import Evidence
 from workflow.declarations import WORKFLOW, load_methods, load_yaml
 from workflow.files import atomic, read_json
 from workflow.present import read_scores, read_units
-from workflow.statistics import minimal_detectable_effect
 from workflow.verdicts import Selection, judge
 
 #: What runs.csv keeps of a record.
@@ -33,25 +31,23 @@ def summarise(evidence: Evidence, methods: dict[str, dict]) -> pd.DataFrame:
     """Return a line for each task, dataset, method and metric of the tables, with the columns ``SUMMARY``.
 
     ``low`` and ``high`` are the 95 % interval, ``interval`` what it resamples. ``mde`` is the smallest
-    difference to another method with the same spread over seeds that as many seeds, paired, show with 80 %
-    power.
+    difference that such an interval shows with 80 % power (see :class:`workflow.comparisons.Estimate`).
+    ``chance`` and ``ceiling`` are those of the line's own implementation of the metric.
     """
     lines = []
     runs = evidence.runs[["task", "dataset", "method"]].drop_duplicates()
     for task, dataset, method in runs.itertuples(index=False):
         entry = methods[method]
         for metric, impl in tasks.get(task).HEADLINE:
-            mean, kind = evidence.estimate(task, dataset, metric, method, impl)
+            estimate = evidence.estimate(task, dataset, metric, method, impl)
+            mean = estimate.interval
             line = {"task": task, "dataset": dataset, "method": method, "title": entry["title"]}
             line |= {"kind": entry["kind"], "mode": entry.get("mode", "repaired")}
             line |= {"variant_of": entry.get("variant_of", ""), "metric": metric, "metric_impl": impl}
             line |= {"mean": mean.mean, "low": mean.low, "high": mean.high, "n_seeds": mean.n}
-            line |= {"sd": mean.sd, "interval": kind}
-            # of two independent methods: the SD of their difference is sqrt(2) times that of one
-            enough = mean.n > 1 and mean.sd > 0
-            line["mde"] = minimal_detectable_effect(np.sqrt(2) * mean.sd, mean.n) if enough else np.nan
-            line["chance"] = evidence.chance(task, dataset, metric, method)
-            line["ceiling"] = evidence.ceiling(task, dataset, metric)
+            line |= {"sd": mean.sd, "interval": estimate.kind, "mde": estimate.mde}
+            line["chance"] = evidence.chance(task, dataset, metric, method, impl)
+            line["ceiling"] = evidence.ceiling(task, dataset, metric, impl)
             lines.append(line)
     return pd.DataFrame(lines, columns=SUMMARY)
 
