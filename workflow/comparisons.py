@@ -43,7 +43,7 @@ POWER = 0.8
 
 
 class Estimate(NamedTuple):
-    """A method's mean over seeds with its 95 % interval, what the interval resamples, and what is behind it."""
+    """A method's mean over seeds with its 95 % interval, what that resamples, and what is behind it."""
 
     interval: Interval
     kind: str  # "t" or "hierarchical"
@@ -186,11 +186,20 @@ class Evidence:
         return pd.Series(mine["value"].to_numpy(float), index=mine["seed"].to_numpy())
 
     def labels(self, task: str, dataset: str, method: str) -> tuple[pd.Series, pd.DataFrame] | None:
-        """Return the truth of each cell and the prediction of each seed (seeds x cells); None without."""
+        """Return the truth of each cell and the prediction of each seed (seeds x cells); None without.
+
+        Raises
+        ------
+        ValueError
+            If a seed lacks cells that another one has.
+        """
         table = self.units.get((task, dataset, method))
         if table is None or table.empty:
             return None
         predicted = table.pivot(index="seed", columns="unit_id", values="predicted")
+        if lacking := predicted.isna().sum(axis=1).loc[lambda n: n > 0].to_dict():
+            said = ", ".join(f"seed {seed} lacks {n} of {predicted.shape[1]}" for seed, n in lacking.items())
+            raise ValueError(f"scores/{task}/{dataset}/{method}.units.parquet: expected every cell; {said}")
         truth = table.drop_duplicates("unit_id").set_index("unit_id")["truth"]
         return truth.reindex(predicted.columns), predicted
 
@@ -208,7 +217,13 @@ class Evidence:
         return Estimate(found.interval, "hierarchical", found.se, found.df)
 
     def compare(self, task: str, dataset: str, metric: str, subject: str, other: str) -> Comparison:
-        """Compare two methods over the seeds that both have."""
+        """Compare two methods over the seeds that both have.
+
+        Raises
+        ------
+        ValueError
+            If their predictions are not of the same cells with the same labels.
+        """
         key = (task, dataset, metric, subject, other)
         if key not in self._cache:
             self._cache[key] = self._compare(*key)
@@ -241,7 +256,13 @@ class Evidence:
         ours, theirs = (self.labels(task, dataset, method) for method in (subject, other))
         if self._of_labels(metric, None) and ours and theirs and len(ours[0]) >= FEWEST_UNITS:
             truth, mine = ours
-            others = theirs[1][mine.columns]
+            if not truth.equals(theirs[0]):
+                raise ValueError(
+                    f"{subject} and {other} on {dataset} were not scored on the same cells with the same "
+                    f"labels ({len(truth)} and {len(theirs[0])} cells); delete scores/{task}/{dataset} and "
+                    "score again"
+                )
+            others = theirs[1]
             right = [(table.loc[common] == truth).to_numpy() for table in (mine, others)]
             if len(common) >= 2:
                 found = self._bootstrap(metric, truth, mine.loc[common], others.loc[common])

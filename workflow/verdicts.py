@@ -7,7 +7,8 @@ value      MATCH (the paper's value lies in our interval), NEAR (within ``delta_
            something departs from the paper: a smaller model, no pre-training, another dataset.
 direction  of the paired difference: TIE (its 90 % interval lies so close to 0 that the two count as
            equal, see `equal_up_to`), else SUPPORTED (the 95 % interval lies above 0) or REVERSED
-           (below), if the p value is below .05 after Holm's correction, else INCONCLUSIVE.
+           (below), if the p value is below .05 after Holm's correction, else INCONCLUSIVE. Against
+           several comparators: SUPPORTED by the largest p value, REVERSED by the smallest times their number.
 margin     is the claimed advantage inside the interval of ours: yes, no, or wide.
 verdict    REPRODUCED, DIRECTION ONLY, VALUE ONLY, NOT REPRODUCED, INCONCLUSIVE, NOT TESTABLE,
            NOT RUN or INCONSISTENT; for a question of the suite the word of the direction.
@@ -97,7 +98,7 @@ def equal_up_to(delta_eq: float, claimed: Iterable[float]) -> float:
     The paper claims some advantages that are smaller than ``delta_eq`` (.015 of AvgBIO, at .02). With
     ``delta_eq`` alone, the better such an advantage were measured the surer it would be called a tie.
     """
-    return min([delta_eq, *(advantage / 2 for advantage in claimed)])
+    return min([delta_eq, *(advantage / 2 for advantage in claimed if advantage > 0)])
 
 
 def direction_verdict(at_95: Interval, at_90: Interval, equal: float) -> str:
@@ -380,9 +381,11 @@ def _measured(
         delta, n = worst.difference, worst.difference.n
         equal = equal_up_to(delta_eq, claimed_advantages(margin, kind, worst.mean))
         p_value = worst.p_value
-        if direction == "SUPPORTED":
+        if direction == "SUPPORTED":  # against each: the largest p value
             p_value = max(one.p_value for _, one in compared)
             direction = direction if len(ran) == len(others) else "INCONCLUSIVE"
+        elif direction == "REVERSED":  # against any of them: Bonferroni for their number
+            p_value = min(1.0, len(ran) * min(one.p_value for word, one in compared if word == direction))
         line |= dict(comparator=worst.method, comparator_value_ours=worst.mean, n_seeds=n)
         line |= dict(delta=delta.mean, delta_low=delta.low, delta_high=delta.high, interval=worst.kind)
         line |= dict(p_value=p_value, direction_verdict=direction, mde=worst.mde, mcnemar=worst.mcnemar)

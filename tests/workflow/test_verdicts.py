@@ -288,6 +288,24 @@ def test_a_claim_must_hold_against_each_comparator():
     assert (line["comparator"], line["direction_verdict"]) == ("harmony", "REVERSED")
 
 
+def test_the_chance_that_one_of_several_comparators_wins_is_counted():
+    """The claim must hold against each, so each is a chance to reverse it: p times their number."""
+    values = {"scmamba2": around(0.8), "pca": around(0.83, -4.6), "scvi": around(0.7, -1)}
+    one = verdict(CLAIM | {"comparator": ["pca"]}, *tables(values))
+    assert one["direction_verdict"] == "REVERSED"
+    assert 0.025 < one["p_value"] < 0.05
+    both = verdict(CLAIM | {"comparator": ["pca", "scvi"]}, *tables(values))
+    assert both["p_value"] == pytest.approx(2 * one["p_value"])
+    assert both["direction_verdict"] == "INCONCLUSIVE"
+    assert both["comparator"] == "pca"
+
+
+def test_a_relative_advantage_over_a_comparator_at_0_leaves_the_declared_margin():
+    claim = CLAIM | {"margin": 0.1, "margin_kind": "rel"}
+    line = verdict(claim, *tables({"scmamba2": around(0.8), "pca": [0.0] * 5}))
+    assert line["direction_verdict"] == "SUPPORTED"
+
+
 def test_a_comparator_that_is_missing_leaves_the_claim_open():
     claim = CLAIM | {"comparator": ["pca", "scgpt"]}
     line = verdict(claim, *tables({"scmamba2": around(0.8), "pca": around(0.7, -1)}))
@@ -651,6 +669,19 @@ def test_swapping_mirrors_on_cells_too():
     assert back["p_value"] == pytest.approx(there["p_value"])
     assert back["cliffs_delta"] == pytest.approx(-there["cliffs_delta"])
     assert back["superiority"] == pytest.approx(1 - there["superiority"])
+
+
+def test_predictions_of_other_cells_are_refused():
+    rows, runs, units = cells({"scmamba2": 0.85, "knn": 0.75})
+    theirs = units["annotation", "pbmc10k", "knn"]
+    for changed, words in (
+        (theirs[theirs["unit_id"] != "cell3"], "scmamba2 and knn on pbmc10k were not scored on"),
+        (theirs.assign(truth="type0"), "with the same labels"),
+        (theirs[(theirs["unit_id"] != "cell3") | (theirs["seed"] != 1)], "seed 1 lacks 1 of 400"),
+    ):
+        evidence = Evidence(rows, runs, units | {("annotation", "pbmc10k", "knn"): changed}, draws=100)
+        with pytest.raises(ValueError, match=words):
+            evidence.compare("annotation", "pbmc10k", "accuracy", "scmamba2", "knn")
 
 
 def test_power_speaks_of_seeds_and_of_cells():
