@@ -157,7 +157,8 @@ def scoring_rows(rows: pd.DataFrame, methods: Mapping[str, dict]) -> Iterable[di
         for metric, impl in headline(str(task)):
             base = by_seed(mine, metric, impl)
             for other in mine.loc[mine["metric"] == metric, "metric_impl"].unique():
-                if other == impl:
+                variant = by_seed(mine, metric, other)
+                if other == impl or not len(base.index.intersection(variant.index)):
                     continue
                 kind = "labels" if other.startswith("sklearn-") else "metric"
                 names = IMPLS.get(impl, impl), IMPLS.get(other, other)
@@ -176,7 +177,7 @@ def scoring_rows(rows: pd.DataFrame, methods: Mapping[str, dict]) -> Iterable[di
                     "variant": other,
                 }
                 subject = f"{entry['title']}: scoring {how} instead of {names[0]}"
-                yield _against(about, base, by_seed(mine, metric, other), subject)
+                yield _against(about, base, variant, subject)
 
 
 def epoch_rows(
@@ -203,6 +204,7 @@ def epoch_rows(
         name = methods[str(method)]["title"]
         for metric, impl in headline(str(task)):
             scores = trace[(trace["metric"] == metric) & (trace["metric_impl"] == impl)]
+            scores = scores.dropna(subset="value")
             if scores.empty:
                 continue
             table = scores.assign(epoch=scores["unit_id"].astype(int)).pivot(
@@ -259,6 +261,7 @@ def order_rows(rows: pd.DataFrame, orders: pd.DataFrame, methods: Mapping[str, d
         name = methods[str(method)]["title"]
         for metric, impl in headline(str(task)):
             scores = mine[(mine["metric"] == metric) & (mine["metric_impl"] == impl)]
+            scores = scores.dropna(subset="value")
             if scores.empty:
                 continue
             seeds = scores.groupby("seed")["value"]

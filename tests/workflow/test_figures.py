@@ -178,6 +178,8 @@ def test_confusion_takes_ours_the_best_rival_and_the_best_control():
         "best control": "majority",
     }
     assert chosen(rows.iloc[:0], methods) == {}
+    without = rows.assign(value=rows["value"].where(rows["method"] != "majority"))
+    assert list(chosen(without, methods)) == ["SC-MAMBA2", "best rival"]
 
 
 def draw_each() -> dict:

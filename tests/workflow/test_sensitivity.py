@@ -187,6 +187,19 @@ def test_the_spread_over_orders_is_a_mean_over_seeds():
     assert (found["variant"] == "3 random orders").all()
 
 
+def test_values_that_are_missing_have_no_row_and_no_sentence():
+    missing = [np.nan] * 3
+    rows = rows_of("scmamba2", missing) + rows_of("scmamba2", missing, impl="scib-1.1.7")
+    for level, unit in (("epoch", "1"), ("epoch", "2"), ("order", "0"), ("order", "1")):
+        rows += rows_of("scmamba2", missing, level=level, unit=unit)
+    assert table(rows_of("pca", BASE) + rows, runs_of("scmamba2")).empty
+    rows += rows_of("scmamba2", [0.5, np.nan, 0.6], level="epoch", unit="3")
+    rows = [row for row in rows if row["unit_level"] != "run"] + rows_of("scmamba2", BASE)
+    found = table(rows, runs_of("scmamba2", info={"selected_epoch": 3})).set_index("id")
+    assert (found["n_seeds"] == 2).all()
+    assert found.loc["best-possible", "variant"] == "best-possible: epochs 3"
+
+
 def test_a_table_without_rows_has_its_columns():
     rows = pd.DataFrame(columns=list(rows_of("pca", BASE)[0])).astype({"value": float})
     found = sensitivity(rows, pd.DataFrame(runs_of("pca", status="no_data")), METHODS, REGISTER)

@@ -35,7 +35,7 @@ def chosen(rows: pd.DataFrame, methods: Mapping[str, Mapping]) -> dict[str, tupl
     """
     metric, impl = tasks.get("annotation").HEADLINE[0]
     rows = rows[(rows["unit_level"] == "run") & (rows["metric"] == metric) & (rows["metric_impl"] == impl)]
-    means = rows.groupby("method")["value"].mean()
+    means = rows.groupby("method")["value"].mean().dropna()
     panels = {}
     for role, kinds in PANELS.items():
         able = [m for m in means.index if methods[m]["kind"] in kinds and not methods[m].get("variant_of")]
