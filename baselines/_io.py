@@ -144,7 +144,7 @@ def write(path: Path, names: pd.Index, values: dict[str, Any], matrices: bool, i
     """
     for name, value in values.items():
         if len(value) != len(names):
-            raise ValueError(f"the method returned {len(value)} rows of {name}, expected {len(names)}")
+            raise ValueError(f"the method returned {len(value)} rows, expected {len(names)}, as {name}")
     arrays = {name: np.asarray(value, dtype=None if matrices else object) for name, value in values.items()}
     obs, obsm = ({}, arrays) if matrices else (arrays, {})
     adata = ad.AnnData(

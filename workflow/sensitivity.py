@@ -14,7 +14,7 @@ order
     The same model on the genes in other random orders: the mean of the orders against the order of the
     file; ``sd`` and ``range`` have the spread over orders as their effect, averaged over seeds.
 
-Nothing is corrected for the number of rows: of twenty that change nothing, one lies beyond noise.
+Nothing is corrected for the number of rows: of twenty that change nothing, one looks like more than noise.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def change_words(effect: Interval) -> str:
         return f"{shown}: one seed, so nothing is known about noise"
     if effect.low == effect.high:
         return "0: no change on any seed" if effect.mean == 0 else f"{shown} on every seed alike"
-    noise = "within noise" if effect.low <= 0 <= effect.high else "more than noise between seeds"
-    return f"{shown} [{effect.low:+.3f}, {effect.high:+.3f}]: {noise}"
+    told = "cannot be told from noise" if effect.low <= 0 <= effect.high else "more than noise between seeds"
+    return f"{shown} [{effect.low:+.3f}, {effect.high:+.3f}]: {told}"
 
 
 def _row(about: dict, base: pd.Series, variant: pd.Series, effect: Interval, sentence: str) -> dict:
@@ -187,7 +187,7 @@ def epoch_rows(
     Parameters
     ----------
     rows
-        Scores of what the runs returned.
+        Scores of what the runs returned; the base where the kept epoch has no trace.
     traces
         Rows of the level ``epoch``.
     runs
@@ -208,7 +208,12 @@ def epoch_rows(
             table = scores.assign(epoch=scores["unit_id"].astype(int)).pivot(
                 index="seed", columns="epoch", values="value"
             )
+            # The trace may be stored in fewer digits than the output; so the kept epoch's trace is the base.
             base = by_seed(mine, metric, impl)
+            for seed, info in record.items():
+                if seed in table.index and info.get("selected_epoch") in table.columns:
+                    base[seed] = table.at[seed, info["selected_epoch"]]
+            base = base.dropna()
             title = METRIC_TITLES.get(metric, metric)
             best = table.idxmax(axis=1)
             arms = {

@@ -193,7 +193,7 @@ def test_probes_of_a_run_before_go(tmp_path, monkeypatch):
 
     _io.main(integration=lambda given: method(given, {"padding": np.ones((20, 2))}))
     assert (tmp_path / "probes.h5ad").exists()
-    with pytest.raises(ValueError, match="returned 3 rows of padding, expected 20"):
+    with pytest.raises(ValueError, match="returned 3 rows, expected 20, as padding"):
         _io.main(integration=lambda given: method(given, {"padding": np.ones((3, 2))}))
     _io.main(integration=lambda given: method(given, {}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["input.h5ad", "output.h5ad"]

@@ -64,6 +64,14 @@ def test_graph_connectivity_by_hand():
     assert graph_connectivity(graph.tocsr(), labels) == pytest.approx((3 / 4 + 1) / 2)
 
 
+def test_neighbours_are_exact_however_many_cells_there_are():
+    """From 8,192 cells on scanpy would take another way, which ends in an error with pynndescent 0.7."""
+    points = np.random.default_rng(0).normal(size=(8200, 4))
+    graph = knn_graph(points)
+    nearest = np.argsort(((points - points[17]) ** 2).sum(axis=1))[1:15]
+    assert set(graph.obsp["distances"][17].indices) == set(nearest)
+
+
 def test_the_search_keeps_the_first_resolution_of_highest_nmi(blobs):
     embedding, labels, _ = blobs
     graph = knn_graph(embedding)

@@ -76,7 +76,7 @@ def test_a_defect_with_a_base_of_its_own_is_compared_with_that():
     assert (row["base"], row["base_value"]) == ("scmamba2_d12_base", pytest.approx(0.52))
     assert row["effect"] == pytest.approx(0, abs=1e-12)
     assert row["sentence"].startswith("Padding unknown genes instead of leaving them out changes AvgBIO by")
-    assert row["sentence"].endswith("within noise.")
+    assert row["sentence"].endswith("cannot be told from noise.")
 
 
 def test_modes_and_conflicts_have_rows_and_what_did_not_run_has_none():
@@ -154,7 +154,7 @@ def test_label_sets_of_macro_f1_are_compared_with_the_union():
 
 def test_epochs_are_compared_with_the_one_that_was_kept():
     by_epoch = {"1": [0.2, 0.3, 0.4], "2": [0.7, 0.52, 0.5], "10": BASE}
-    rows = rows_of("scmamba2", BASE)
+    rows = rows_of("scmamba2", [value + 0.001 for value in BASE])  # the trace has fewer digits
     for epoch, values in by_epoch.items():
         rows += rows_of("scmamba2", values, level="epoch", unit=epoch)
     found = table(rows, runs_of("scmamba2", info={"selected_epoch": 10})).set_index("id")
@@ -166,6 +166,13 @@ def test_epochs_are_compared_with_the_one_that_was_kept():
     assert found.loc["best-possible", "variant"] == "best-possible: epochs 2, 2, 10"
     assert found.loc["first", "base"] == "selected epochs 10"
     assert "which nobody may do" in found.loc["best-possible", "sentence"]
+
+
+def test_without_a_trace_of_the_kept_epoch_its_own_scores_are_the_base():
+    rows = rows_of("scmamba2", BASE) + rows_of("scmamba2", BETTER, level="epoch", unit="2")
+    found = table(rows, runs_of("scmamba2", info={"selected_epoch": 3})).set_index("id")
+    assert found.loc["last", "base_value"] == pytest.approx(0.52)
+    assert found.loc["last", "effect"] == pytest.approx(0.1)
 
 
 def test_the_spread_over_orders_is_a_mean_over_seeds():

@@ -145,7 +145,7 @@ class Case:
 
     def trained(self) -> dict[str, pd.DataFrame]:
         """Return the ok runs of each method that tells the story of its training."""
-        told = self.ok[[bool((info or {}).get("history")) for info in self.ok["info"]]]
+        told = self.ok[np.array([bool((info or {}).get("history")) for info in self.ok["info"]], dtype=bool)]
         return {str(method): runs for method, runs in told.groupby("method", sort=False)}
 
 

@@ -26,9 +26,11 @@ def selection(case: Case) -> Iterator[Finding]:
         params, title = first["params"], case.title(method)
         kept = sorted({info.get("selected_epoch") for info in runs["info"]} - {None})
         epochs = max(len(info["history"]) for info in runs["info"])
-        which = f"kept epoch {', '.join(map(str, kept))} of {epochs}"
+        which = f"kept epoch {', '.join(map(str, kept)) or '?'} of {epochs}"
         criterion = params.get("criterion", "loss")
-        if params.get("keep", "last") == "last":
+        if "keep" not in params:
+            yield absent(f"{title} does not say how it chose an epoch.")._replace(method=method)
+        elif params["keep"] == "last":
             yield Finding(PASS, 0.0, f"{title} {which}, the last: no validation cell had a say.", method)
         elif criterion != "loss" and criterion not in params.get("losses", [criterion]):
             sentence = (

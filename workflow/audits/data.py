@@ -21,6 +21,7 @@ from workflow.declarations import ROOT
 #: Fewer genes than this are not what an experiment on whole cells gives: somebody has chosen.
 WHOLE_TRANSCRIPTOME = 10_000
 TOP_GENES = 10
+FEWEST_SHARED_GENES = 100
 #: A column that names the type of so many hidden cells gives the labels away.
 GIVES_AWAY = 0.99
 N_PERMUTED = 3
@@ -107,13 +108,13 @@ def _corpus(case: Case, matrix: sp.csr_matrix) -> Finding:
                 None,
                 "A model was pre-trained, but its corpus is not here to be searched for these cells.",
             )
-        return absent("Every model was trained from scratch: no corpus could have held these cells.")
+        return absent("No method was pre-trained: there is no corpus that could hold these cells.")
     from scmamba2.pretraining.shards import Shards
 
     assert case.given is not None
     shards = Shards(case.corpus)
     shared = pd.Index(shards.symbols).intersection(case.given.var_names)
-    if "counts" not in case.given.layers or len(shared) < 100:
+    if "counts" not in case.given.layers or len(shared) < FEWEST_SHARED_GENES:
         return absent(
             f"These cells have no counts, or only {len(shared)} genes of the corpus: none to compare."
         )
@@ -201,7 +202,7 @@ def random_batches(case: Case) -> Finding:
     fine = bool(mixing < low)
     sentence = (
         f"Unintegrated PCA mixes batches {mixing:.3f}, shuffled batches {case.room['shuffled_k15']:.3f} "
-        f"(95 % of shuffles above {low:.3f})"
+        f"(97.5 % of the shuffles above {low:.3f})"
     )
     sentence += (
         ": the batch labels mark a difference between cells."

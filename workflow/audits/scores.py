@@ -80,8 +80,12 @@ def saturation(case: Case) -> Iterator[Finding]:
     ceiling = (
         oracles.max() if len(oracles) else case.room.get(f"ceiling_avg_bio{rule}", case.room.get("ceiling"))
     )
-    if floor is None or ceiling is None or not ceiling > floor:
-        yield absent(f"The best control ({floor}) leaves nothing below the ceiling ({ceiling}).")
+    if floor is None or ceiling is None:
+        yield absent("Neither a control nor a ceiling was measured.")
+        return
+    if not ceiling > floor:
+        sentence = f"The best control ({floor:.3f}) leaves nothing below the ceiling ({ceiling:.3f})."
+        yield Finding(WARN, ceiling - floor, sentence)
         return
     sentence = f"The best control reaches {floor:.3f} and the ceiling is {ceiling:.3f}: "
     sentence += f"{points(ceiling - floor)} in which methods can differ."
@@ -89,16 +93,18 @@ def saturation(case: Case) -> Iterator[Finding]:
     for method, mean in means.items():
         if case.kind(str(method)) not in KINDS_OF_CONTROLS:
             scaled = (mean - floor) / (ceiling - floor)
-            sentence = (
-                f"{case.title(str(method))} ({mean:.3f}) goes {100 * scaled:.0f} % of the way from the best "
-            )
-            sentence += f"control ({floor:.3f}) to the ceiling ({ceiling:.3f})."
+            sentence = f"{case.title(str(method))} ({mean:.3f}) "
+            sentence += f"goes {100 * scaled:.0f} % of the way from" if scaled > 0 else "does not get above"
+            sentence += f" the best control ({floor:.3f})"
+            sentence += f" to the ceiling ({ceiling:.3f})." if scaled > 0 else "."
             yield Finding(verdict(scaled > 0), scaled, sentence, str(method))
 
 
 @audit("L12", "Number of seeds")
 def seeds(case: Case) -> Iterator[Finding]:
     for method, values in case.scores().groupby(level="method", sort=False):
+        if case.kind(str(method)) in KINDS_OF_CONTROLS:
+            continue
         n, spread = len(values), float(values.std()) if len(values) > 1 else np.nan
         title = case.title(str(method))
         if n > 1 and np.ptp(values) < 1e-12:
@@ -170,9 +176,10 @@ def _probe(case: Case, level: str, words: str, worth: float) -> Iterator[Finding
 @audit("L18", "Means, not best seeds")
 def means_not_bests(case: Case) -> Finding:
     values = case.scores()
-    values = values[[case.kind(m) not in KINDS_OF_CONTROLS for m in values.index.get_level_values("method")]]
-    if values.groupby(level="method").size().max() in (1, np.nan):
-        return absent("One seed each: the mean is the best.")
+    methods = values.index.get_level_values("method")
+    values = values[np.array([case.kind(m) not in KINDS_OF_CONTROLS for m in methods], dtype=bool)]
+    if not values.groupby(level="method").size().max() > 1:
+        return absent("No method has two seeds: a mean is the best.")
     groups = values.groupby(level="method", sort=False)
     means, bests = groups.mean(), groups.max()
     gap, widest = float((bests - means).max()), str((bests - means).idxmax())
@@ -210,7 +217,7 @@ def permuted_labels(case: Case) -> Iterator[Finding]:
             f"Against shuffled labels {case.title(str(method))} scores {value:.3f} instead of "
             f"{own[method]:.3f}; chance is {chance:.3f} ± {tolerance:.3f} ({how})."
         )
-        yield Finding(verdict(abs(value - chance) <= tolerance), value, sentence, str(method))
+        yield Finding(verdict(abs(value - chance) <= tolerance + 1e-9), value, sentence, str(method))
 
 
 @audit("A5", "Implementations of one metric")

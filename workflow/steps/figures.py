@@ -48,7 +48,7 @@ def umap(matrix: np.ndarray) -> np.ndarray:
     cells = ad.AnnData(np.zeros((len(matrix), 0), dtype=np.float32), obsm={"X": matrix})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sc.pp.neighbors(cells, n_neighbors=15, use_rep="X", random_state=0)
+        sc.pp.neighbors(cells, n_neighbors=15, use_rep="X", transformer="sklearn", random_state=0)
         sc.tl.umap(cells, random_state=0)
     return cells.obsm["X_umap"]
 
