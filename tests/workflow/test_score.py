@@ -70,7 +70,7 @@ LARGE = {"n_parameters": 600_000_000, "pretrained_cells": 57_000_000}
     ],
 )
 def test_a_model_that_is_smaller_or_not_pretrained_cannot_be_held_against_the_paper(info, departures):
-    run = {key: "" for key in ("run_id", "task", "dataset", "method", "kind", "mode", "commit", "finished")}
+    run = dict.fromkeys(("run_id", "task", "dataset", "method", "kind", "mode", "commit", "finished"), "")
     run |= {"seed": 0, "changed_params": {}, "gpu": 0, "hardware": {"cpu": "", "gpus": []}, "info": info}
     asked = {"n_parameters": 500_000_000, "pretrained_cells": 30_000_000}
     assert describe(run, "full", asked)["departures"] == departures
