@@ -125,7 +125,7 @@ def test_precision_of_evaluation(cells, precision):
 
 
 def test_a_validation_loss_that_overflows_float16_never_decides(cells, monkeypatch, caplog):
-    """As in the released code, where NaN is never below the lowest loss; in other precisions it is an error."""
+    """As in the released code, where NaN is never the lowest; in other precisions it is an error."""
     usual = integration.squared_error
 
     def overflow(prediction, target):  # whenever values are looked at and not trained on, in the first epoch
