@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workflow.present import METRIC_TITLES
+from workflow.present import METRIC_TITLES, without_probes
 from workflow.statistics import ROUNDING_NOISE
 
 COLUMNS = [
@@ -35,29 +35,6 @@ def of_card(table: Mapping[str, float], card: str) -> float:
     """
     names = [name for name in table if name != "default" and name.lower() in card.lower()]
     return float(table[max(names, key=len, default="default")])
-
-
-def without_probes(runs: pd.DataFrame) -> pd.DataFrame:
-    """Take out of time and energy what a run spent on this suite's own questions, which serve no result.
-
-    Parameters
-    ----------
-    runs
-        Records of runs; ``info["probe_seconds"]`` says how long a method was busy with probes (other epochs,
-        other orders of the genes).
-
-    Returns
-    -------
-    pandas.DataFrame
-        The same runs. Of probes only the wall clock is known: all else loses the same share as the time.
-    """
-    runs = runs.copy()
-    probes = pd.Series([info.get("probe_seconds", 0.0) for info in runs["info"]], runs.index, dtype=float)
-    share = 1 - (probes / runs["seconds"].astype(float)).clip(0, 1)
-    for column in ("seconds", "cpu_seconds", "gpu_seconds", *ENERGIES):
-        if column in runs:
-            runs[column] = runs[column].astype(float) * share
-    return runs
 
 
 def run_costs(runs: pd.DataFrame, cost: Mapping[str, Any]) -> pd.DataFrame:

@@ -345,7 +345,8 @@ def _measured(
     if not why_not and "subgroup" in claim:
         why_not = f"subgroup {claim['subgroup']} is not in the suite yet"
     if why_not:
-        return {"verdict": "NOT RUN", "reason": why_not}
+        note = power_note(claim, dataset, metric, margin)
+        return {"verdict": "NOT RUN", "reason": "; ".join(filter(None, [why_not, note]))}
 
     estimate = evidence.estimate(task, dataset, metric, subject)
     ours = estimate.interval

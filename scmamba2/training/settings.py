@@ -63,6 +63,7 @@ class Training:
         through the norm of the first one's, as in the released code.
     eval_precision
         ``"float32"``, ``"bfloat16"`` or ``"float16"`` of validation and embedding. None: ``precision``.
+        A validation loss that overflows float16 counts as infinite.
     save_every
         Steps of an epoch between checkpoints, if there is a folder for them; each epoch ends with one.
 

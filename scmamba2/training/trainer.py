@@ -261,7 +261,8 @@ class Trainer:
         Raises
         ------
         RuntimeError
-            When one is not finite.
+            When one is not finite; in validation under float16, which overflows easily, it counts as
+            infinite instead, so that its epoch is never the best one.
         """
         training = self.model.training
         with self.settings.autocast(self.device, training):
@@ -272,9 +273,11 @@ class Trainer:
         values = dict(zip([*terms, "loss"], numbers, strict=True))
         if not all(map(math.isfinite, numbers)):
             found = ", ".join(f"{name} = {values[name]:g}" for name in terms)
-            half = self.settings.eval_precision == "float16" and not training
-            advice = "float16 ends at 65,504" if half else "lower learning_rate"
-            raise RuntimeError(f"the loss is not finite in {place} ({found}): {advice}")
+            if training or self.settings.eval_precision != "float16":
+                raise RuntimeError(f"the loss is not finite in {place} ({found}): lower learning_rate")
+            # The released code goes on, and an epoch whose loss is NaN is never its lowest.
+            log.warning("the loss is not finite in %s (%s): float16 ends at 65,504", place, found)
+            values = {name: value if math.isfinite(value) else math.inf for name, value in values.items()}
         return loss, values
 
     def state(self) -> dict[str, Any]:

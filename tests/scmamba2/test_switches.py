@@ -124,6 +124,26 @@ def test_precision_of_evaluation(cells, precision):
     assert not same_weights(low.model, whole.model)
 
 
+def test_a_validation_loss_that_overflows_float16_never_decides(cells, monkeypatch, caplog):
+    """As in the released code, where NaN is never the lowest; in other precisions it is an error."""
+    usual = integration.squared_error
+
+    def overflow(prediction, target):  # whenever values are looked at and not trained on, in the first epoch
+        error = usual(prediction, target)
+        return error if torch.is_grad_enabled() or len(seen) else error * torch.inf
+
+    seen: list[int] = []
+    monkeypatch.setattr(integration, "squared_error", overflow)
+    model = Integrator(SMALL, eval_precision="float16", keep="best", **{**OPTIONS, "epochs": 2})
+    model.fit(cells, on_epoch=lambda epoch, _: seen.append(epoch))
+    assert [np.isinf(row["valid_loss"]) for row in model.history] == [True, False]
+    assert model.selected_epoch == 2
+    assert "float16 ends at 65,504" in caplog.text
+    seen.clear()
+    with pytest.raises(RuntimeError, match=r"not finite in epoch 1 \(valid\)"):
+        Integrator(SMALL, **OPTIONS).fit(cells)
+
+
 def test_a_precision_that_pytorch_lacks_is_refused_at_once(monkeypatch):
     class Lacking(torch.autocast):
         def __init__(self, device_type, dtype=None, enabled=True):

@@ -193,6 +193,7 @@ def test_undecided_claims_stand_below_by_their_reason(text):
     seen = words(undecided)
     assert "The statement is too vague to be tested: 1" in seen
     assert "The method is not in the suite yet: 1" in seen
+    assert "Not compared with scgpt: method scgpt is not in the suite yet" in seen
 
 
 def test_reasons_are_grouped_without_the_names_in_them():

@@ -65,8 +65,6 @@ class Case:
         For each source what the fetch step knows of it.
     room
         What :mod:`workflow.room` measured.
-    folder
-        Where ``input.h5ad`` lies.
     corpus
         Folder of a pre-training corpus, if one is given.
     """
@@ -83,7 +81,6 @@ class Case:
     units: dict[str, pd.DataFrame] = field(default_factory=dict)
     fetched: dict[str, dict] = field(default_factory=dict)
     room: dict = field(default_factory=dict)
-    folder: Path = Path()
     corpus: Path | None = None
 
     def __post_init__(self) -> None:

@@ -120,7 +120,7 @@ def seeds(case: Case) -> Iterator[Finding]:
 @audit("L13", "Every cell is scored in every run")
 def every_cell(case: Case) -> Finding:
     expected = len(case.labels)
-    scored = case.rows[(case.rows["unit_level"] == "run")].groupby("run_id")["n_units"].unique()
+    scored = case.rows[case.rows["unit_level"] == "run"].groupby("run_id")["n_units"].unique()
     wrong = [run for run, counts in scored.items() if list(counts) != [expected]]
     silent = sorted(set(case.ok["run_id"]) - set(scored.index))
     for method, units in case.units.items():

@@ -46,6 +46,7 @@ def audit_dataset(
     task, dataset = prepared["task"], prepared["dataset"]
     folder = prepared_path.parent
     rows, runs = read_scores(scores)
+    methods = load_methods()
     units = {method: table for (_, _, method), table in read_units(scores).items()}
     fetched = folder.parent / "fetch.json"
     room: dict = {"task": task, "dataset": dataset}
@@ -54,14 +55,15 @@ def audit_dataset(
         from workflow.room import room_of
 
         given, solution = ad.read_h5ad(folder / "input.h5ad"), ad.read_h5ad(folder / "solution.h5ad")
-        room |= room_of(task, given, solution, rows)
+        variants = [name for name, entry in methods.items() if entry.get("variant")]
+        room |= room_of(task, given, solution, rows[~rows["method"].isin(variants)])
     else:
         room |= {"verdict": "unknown", "sentence": f"not applicable: {prepared['reason']}"}
     case = Case(
         task=task,
         dataset=dataset,
         entry=load_yaml(WORKFLOW / "datasets.yaml", "datasets")[dataset],
-        methods=load_methods(),
+        methods=methods,
         prepared=prepared,
         given=given,
         solution=solution,

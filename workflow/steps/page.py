@@ -203,6 +203,9 @@ def claim_view(
     view["p_holm"], view["mde"] = p_text(line["p_holm"]), number(line["mde"])
     view["departures"] = [part for part in str(view["departures"]).split("; ") if part]
     view["because"] = why_undecided(view)
+    # what the heading of its group leaves unsaid
+    own = line["verdict"] == "NOT TESTABLE" or ";" in view["reason"]
+    view["adds"] = view["reason"].removeprefix(f"{view['not_testable']}: ") if own else ""
     view["reason"] = view["reason"][:1].upper() + view["reason"][1:]
     # a statistic that was not computed has no line; its column was empty before it was written as a dash
     write: dict[Any, Callable[[Any], str]] = {

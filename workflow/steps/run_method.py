@@ -445,6 +445,8 @@ def main() -> int:
         record |= {key: value for key, value in end.items() if key != "timed_out"}
         record["input_sha256"] = prepared["input"]["sha256"]
         record["output_sha256"] = checksum(output) if status == "ok" else None
+        probes = folder / "probes.h5ad"
+        record["probes_sha256"] = checksum(probes) if status == "ok" and probes.exists() else None
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
 
     if record["status"] != "ok":

@@ -84,20 +84,23 @@ def score_run(run: dict, folder: Path, solution: ad.AnnData) -> tuple[list[dict]
     ValueError
         If the output is missing or is not the one that the record was written for.
     """
-    path = folder / "output.h5ad"
-    if not path.exists() or checksum(path) != run["output_sha256"]:
-        raise ValueError(
-            f"{path}: missing, or changed after {folder / 'run.json'} was written; "
-            "delete that record and run again"
-        )
+    path, probed = folder / "output.h5ad", folder / "probes.h5ad"
+    written = {path: run["output_sha256"]}
+    if run.get("probes_sha256"):
+        written[probed] = run["probes_sha256"]
+    for file, expected in written.items():
+        if not file.exists() or checksum(file) != expected:
+            raise ValueError(
+                f"{file}: missing, or changed after {folder / 'run.json'} was written; "
+                "delete that record and run again"
+            )
     task = tasks.get(run["task"])
     output = ad.read_h5ad(path)
     rows = task.score(output, solution, run["seed"])
-    if (folder / "probes.h5ad").exists():
+    if probed in written:
         from workflow.probes import probe_rows
 
-        probes = ad.read_h5ad(folder / "probes.h5ad")
-        rows += probe_rows(probes, output, solution, run["task"], run["seed"])
+        rows += probe_rows(ad.read_h5ad(probed), output, solution, run["task"], run["seed"])
     return rows, task.units(output, solution)
 
 

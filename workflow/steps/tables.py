@@ -273,7 +273,7 @@ def summary(
     console.print(f"\n{able}{apart}", style="bold")
     for line in failures(runs):
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    console.print(f"tables   {results}/tables/\nfigures  {results}/figures/")
+    console.print(f"page     {results}/index.html\ntables   {results}/tables/\nfigures  {results}/figures/")
     return console.export_text()
 
 
