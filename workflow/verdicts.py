@@ -382,11 +382,13 @@ def _measured(
         delta, n = worst.difference, worst.difference.n
         equal = equal_up_to(delta_eq, claimed_advantages(margin, kind, worst.mean))
         p_value = worst.p_value
-        if direction == "SUPPORTED":  # against each: the largest p value
-            p_value = max(one.p_value for _, one in compared)
+        # NaN: both repeat their numbers, so the difference is certain where seeds are all that repeats
+        p_values = np.array([one.p_value for word, one in compared if word == direction])
+        if direction == "SUPPORTED":  # against each: the largest
+            p_value = float(np.nan if np.isnan(p_values).all() else np.nanmax(p_values))
             direction = direction if len(ran) == len(others) else "INCONCLUSIVE"
-        elif direction == "REVERSED":  # against any of them: Bonferroni for their number
-            p_value = min(1.0, len(ran) * min(one.p_value for word, one in compared if word == direction))
+        elif direction == "REVERSED":  # against any of them: the smallest, times their number (Bonferroni)
+            p_value = float(np.minimum(1.0, len(ran) * p_values.min()))
         line |= dict(comparator=worst.method, comparator_value_ours=worst.mean, n_seeds=n)
         line |= dict(delta=delta.mean, delta_low=delta.low, delta_high=delta.high, interval=worst.kind)
         line |= dict(p_value=p_value, direction_verdict=direction, mde=worst.mde, mcnemar=worst.mcnemar)
@@ -497,7 +499,7 @@ def _lines(claims: Iterable[Mapping[str, Any]], chosen: Selection, mode: str) ->
 
 def holds(line: Mapping[str, Any]) -> bool | None:
     """Whether the claim holds by a run: its advantage, or its value where it claims none; None if unknown."""
-    if line["verdict"] in ("NOT RUN", "NOT TESTABLE"):
+    if line["verdict"] in ("NOT RUN", "NOT TESTABLE", "INCONCLUSIVE"):
         return None
     direction = line.get("direction_verdict")
     return direction == "SUPPORTED" if direction else line.get("value_verdict") in ("MATCH", "NEAR")
