@@ -26,6 +26,7 @@ from workflow.efficiency.analysis import OURS, TITLES, efficiency_table
 from workflow.files import read_json, write_text
 from workflow.present import METRIC_TITLES, dataset_title, declared
 from workflow.steps.tables import caption_of, duration, headlines_of, readable, row_classes, runs_ok
+from workflow.verdicts import COLUMNS
 
 REPORT = WORKFLOW / "report"
 #: Parameters of the paper's model, by its second version: what ours is measured against in words.
@@ -47,12 +48,12 @@ VERDICT_CLASSES = {
 UNDECIDED = ("NOT TESTABLE", "NOT RUN")
 VERDICT_MEANS = {
     "REPRODUCED": "the paper's value and its advantage both hold",
-    "SUPPORTED": "the answer to a question of this suite is yes",
+    "SUPPORTED": "the answer to a question of this suite is yes, or a claim on time holds as stated",
     "DIRECTION ONLY": "the advantage holds, the value does not or cannot be compared",
     "VALUE ONLY": "the value holds, the advantage does not, or none was claimed",
     "TIE": "the two are equal within the declared margin",
     "REVERSED": "the opposite holds",
-    "NOT REPRODUCED": "neither the value nor the advantage holds",
+    "NOT REPRODUCED": "the advantage does not hold, and the value does not either or cannot be compared",
     "INCONSISTENT": "the paper contradicts itself, or its own numbers its words",
     "INCONCLUSIVE": "the data do not tell",
     "NOT TESTABLE": "no run can decide it",
@@ -81,7 +82,7 @@ STATISTICS = [
     ("cliffs_delta", "Cliff's delta", "number"),
     ("superiority", "probability of superiority", "number"),
     ("mde", "smallest difference shown with 80 % power", "number"),
-    ("seeds_needed", "seeds needed to show the margin", "count"),
+    ("seeds_needed", "seeds needed to show the claimed margin (else the margin of equality)", "count"),
     ("comparator_value_ours", "comparator, our value", "number"),
     ("chance", "chance", "number"),
     ("ceiling", "ceiling", "number"),
@@ -226,17 +227,6 @@ def claim_view(
     return view
 
 
-COLUMNS = [
-    "claim_id", "source", "text", "where", "task", "dataset", "metric", "metric_impl", "mode", "subject",
-    "comparator", "paper_value", "ours", "ours_low", "ours_high", "n_seeds", "interval",
-    "comparator_value_ours", "delta", "delta_low", "delta_high", "p_value", "p_holm", "p_sign_flip",
-    "p_wilcoxon", "mcnemar", "cohen_d", "cliffs_delta", "superiority", "p_equivalence", "mde",
-    "seeds_needed", "claimed_margin", "value_verdict", "direction_verdict", "margin_verdict", "verdict",
-    "not_testable", "reason", "departures", "best_trivial", "best_trivial_value", "beaten_by_trivial",
-    "chance", "ceiling", "only_released", "verdict_released", "verdict_paper", "rows", "files", "command",
-]  # fmt: skip
-
-
 def claims_section(
     claims: pd.DataFrame, names: dict[str, str], methods: dict[str, str], folder: Path
 ) -> dict[str, Any]:
@@ -287,11 +277,15 @@ def as_dict(text: Any) -> dict:
 
 
 def scale_sentence(runs: pd.DataFrame, datasets: dict[str, dict]) -> str:
-    """Say in one sentence what scale this run had: whose data, how large a model, how many seeds."""
+    """Say in one sentence what scale this run had: whose data, how large and how trained a model, seeds.
+
+    A run that does not say on how many cells its model was pre-trained counts as one without.
+    """
     used = [name for name in runs["dataset"].unique() if name in datasets]
     own = [name for name in used if datasets[name]["in_paper"] == "full"]
-    found = {as_dict(info).get("n_parameters") for info in runs.loc[runs["kind"] == "ours", "info"]}
-    sizes = sorted(float(size) for size in found if size)
+    infos = [as_dict(info) for info in runs.loc[runs["kind"] == "ours", "info"]]
+    sizes = sorted({float(info["n_parameters"]) for info in infos if info.get("n_parameters")})
+    scratch = not all(info.get("pretrained_cells") for info in infos if info.get("n_parameters"))
     parts = []
     small = bool(sizes) and sizes[0] < 0.8 * PAPER_PARAMETERS
     if small:
@@ -300,6 +294,8 @@ def scale_sentence(runs: pd.DataFrame, datasets: dict[str, dict]) -> str:
         parts.append(f"a model {span} times smaller than the paper's")
     elif sizes:
         parts.append(f"a model of {sizes[-1] / 1e6:,.0f} M parameters")
+    if sizes and scratch:
+        parts[-1] += " without its pre-training" if small else " without the paper's pre-training"
     if used and not own:
         parts.insert(0, "real cells, but none of the paper's datasets")
     elif used:
@@ -307,9 +303,8 @@ def scale_sentence(runs: pd.DataFrame, datasets: dict[str, dict]) -> str:
     n = runs["seed"].nunique()
     parts.append(f"{n} seed" + ("" if n == 1 else "s"))
     word = "Demonstration" if small or not own else "Run"
-    return f"{word}: {', '.join(parts)}." + (
-        " It shows that the way through works; it is no test of the paper's values." if small else ""
-    )
+    said = " It shows that the way through works; it is no test of the paper's values."
+    return f"{word}: {', '.join(parts)}." + (said if small or (sizes and scratch) else "")
 
 
 def picture(path: Path) -> str | None:
