@@ -225,6 +225,23 @@ def test_a2_would_notice_labels_that_the_shuffle_does_not_reach(monkeypatch):
     assert data.permuted_reference(case()).result == "warn"
 
 
+def test_a2_is_no_laxer_where_shuffles_make_other_labels_common(monkeypatch):
+    uneven = case()
+    uneven.labels = np.array(["a"] * 24 + ["b"] * 4 + ["c"] * 2)
+    said = iter("abc")
+    monkeypatch.setattr(data, "_knn_on", lambda adata, folder: np.full(30, next(said)))
+    found = data.permuted_reference(uneven)  # one label for all cells, another each time: exactly chance
+    assert found.result == "pass" and "± 0.050" in found.sentence
+
+
+def test_a_metric_without_a_value_is_not_put_into_a_sentence():
+    rows = [avg_bio("ours", np.nan, rule=rule) for rule in ("scib-1.1.5", "leiden-r1", "scib-metrics")]
+    levels = ("epoch", "order", "padding", "cls_position", "permuted")
+    rows += [avg_bio("ours", np.nan, level=level, unit="0") for level in levels]
+    table = audits.run_audits(case("integration", rows, [run("ours")]))
+    assert not table["sentence"].str.contains("nan").any()
+
+
 def test_chance_accuracy_is_the_mean_and_sd_over_permutations():
     rng = np.random.default_rng(0)
     truth, predicted = rng.choice(list("aaabbc"), 200), rng.choice(list("aabd"), 200)

@@ -86,7 +86,7 @@ class Case:
     def __post_init__(self) -> None:
         # a variant is a defect switched on, for the sensitivity table; results are those of the others
         kept = [name for name, entry in self.methods.items() if not entry.get("variant")]
-        self.rows = self.rows[self.rows["method"].isin(kept)]
+        self.rows = self.rows[self.rows["method"].isin(kept) & self.rows["value"].notna()]
         self.runs = self.runs[self.runs["method"].isin(kept)]
 
     @property
