@@ -202,17 +202,6 @@ def mcnemar_p(ours_correct: np.ndarray, theirs_correct: np.ndarray) -> float:
     return float(stats.binomtest(only_ours, either).pvalue) if either else 1.0
 
 
-def mcnemar_by_seed(truth: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Return `mcnemar_p` of each seed: labels (cells,), and predicted (seeds, cells) of two methods."""
-    pairs = zip(np.atleast_2d(ours) == truth, np.atleast_2d(theirs) == truth, strict=True)
-    return np.array([mcnemar_p(a, b) for a, b in pairs])
-
-
-def binomial_p(hits: int, n: int, chance: float) -> float:
-    """Exact probability of this many hits or more in n tries with probability ``chance``; NaN for n = 0."""
-    return float(stats.binomtest(hits, n, chance, alternative="greater").pvalue) if n else float("nan")
-
-
 def fisher_p(hits_a: int, n_a: int, hits_b: int, n_b: int) -> float:
     """Two-sided p value of Fisher's exact test of two shares; NaN where one has no tries."""
     if not n_a or not n_b:
@@ -406,51 +395,6 @@ def _power(shift: float, df: float, alpha: float) -> float:
 def _check_power(power: float, alpha: float) -> None:
     if not 0 < alpha < power < 1:
         raise ValueError(f"power must lie between alpha and 1, found power {power} and alpha {alpha}")
-
-
-# Ranks over data sets
-
-
-class Ranks(NamedTuple):
-    """Mean rank of each method (1 is best), Friedman's p value and Nemenyi's critical difference."""
-
-    mean_ranks: pd.Series
-    p_value: float
-    critical_difference: float
-    n_datasets: int
-
-
-def friedman_ranks(table: pd.DataFrame, alpha: float = 0.05) -> Ranks:
-    """Rank methods over data sets; descriptive, since a handful of data sets tells little.
-
-    Parameters
-    ----------
-    table
-        Methods x data sets, higher is better. A data set that a method lacks is left out.
-    alpha
-        Level of the critical difference: mean ranks closer than it do not differ.
-
-    Returns
-    -------
-    Ranks
-        The p value is NaN with fewer than three methods or two data sets, the critical difference
-        with fewer than two of either.
-
-    Notes
-    -----
-    Demsar (2006), "Statistical comparisons of classifiers over multiple data sets", JMLR 7, 1-30:
-    ``CD = q / sqrt(2) * sqrt(k * (k + 1) / (6 * N))`` with q of the studentized range.
-    """
-    complete = table.dropna(axis="columns")
-    k, n = complete.shape
-    mean_ranks = complete.rank(ascending=False).mean(axis=1)
-    p_value = critical = float("nan")
-    if k >= 3 and n >= 2 and (complete.nunique() > 1).any():  # ranks that all tie have no statistic
-        p_value = float(stats.friedmanchisquare(*complete.to_numpy()).pvalue)
-    if k >= 2 and n >= 2:
-        q = stats.studentized_range.ppf(1 - alpha, k, np.inf)
-        critical = float(q / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n)))
-    return Ranks(mean_ranks, p_value, critical, n)
 
 
 def _differences(values: Iterable[float]) -> np.ndarray:
