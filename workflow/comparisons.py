@@ -34,7 +34,8 @@ HEADLINE: dict[str, str] = {
 }
 #: Metrics of predicted labels, whose interval resamples cells as well as seeds.
 OF_LABELS = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
-#: With fewer cells than this the interval rests on seeds alone.
+#: With fewer cells than this the interval rests on seeds alone, which knows nothing of other cells, so
+#: nothing is decided.
 FEWEST_UNITS = 20
 DRAWS = 10_000
 #: The stream called "bootstrap", and the one called "permutation".
@@ -229,6 +230,11 @@ class Evidence:
             self._cache[key] = self._compare(*key)
         return self._cache[key]
 
+    def too_few_cells(self, task: str, dataset: str, metric: str, method: str) -> int:
+        """Return how many cells were labelled if they are too few to decide anything; else 0."""
+        labels = self.labels(task, dataset, method) if self._of_labels(metric, None) else None
+        return len(labels[0]) if labels and len(labels[0]) < FEWEST_UNITS else 0
+
     def _of_labels(self, metric: str, impl: str | None) -> bool:
         return metric in OF_LABELS and impl in (None, HEADLINE[metric])
 
@@ -318,12 +324,13 @@ class Evidence:
     def ceiling(self, task: str, dataset: str, metric: str, impl: str | None = None) -> float:
         """Return the best score that can be expected here.
 
-        That of the oracle where one ran; of accuracy the share of query cells whose label the reference
+        Of AvgBIO that of the oracle, where one ran (which knows types, so it bounds no mixing of batches); of
+        accuracy the share of query cells whose label the reference
         has; of a macro score 1 if that share is 1; else NaN.
         """
         cut = self.scores(task, dataset, metric, impl)
         oracle = cut[cut["method_kind"] == "oracle"]
-        if len(oracle):
+        if len(oracle) and metric == "avg_bio":
             return float(oracle.groupby("method")["value"].mean().max())
         share = self.scores(task, dataset, "accuracy_ceiling", "sklearn")["value"]
         if share.empty or metric not in OF_LABELS:

@@ -665,6 +665,8 @@ def test_few_cells_leave_open_what_seeds_alone_would_call_decided():
     assert (line["interval"], line["verdict"]) == ("hierarchical", "INCONCLUSIVE")
     line = on_cells({"scmamba2": 0.88, "knn": 0.75}, n=15, seed_noise=0.0)
     assert line["interval"] == "t"  # too few cells to resample
+    assert line["verdict"] == "INCONCLUSIVE"
+    assert line["reason"].startswith("15 cells are too few to decide anything")
 
 
 def test_swapping_mirrors_on_cells_too():
@@ -753,6 +755,18 @@ def test_a_claim_that_holds_in_released_mode_only_is_called_so(repaired, release
 
 
 # ---------------------------------------------------------------- evidence
+
+
+def test_every_mode_is_corrected_for_as_many_claims():
+    """A rival's own claim, of which there is no released mode, counts in the family all the same."""
+    METHODS.update(["scmamba2_released"])
+    spread = np.array([0.03, 0.055, 0.02, 0.09, 0.06])
+    rows, runs = tables({"scmamba2": 0.5 + spread, "scmamba2_released": 0.5 + spread, "pca": [0.5] * 5,
+                         "scvi": 0.5 + np.array([0.1, -0.1, 0.05, -0.08, 0.02])})  # fmt: skip
+    others = [QUESTION | {"id": f"S{k}", "subject": "scvi"} for k in range(2, 12)]
+    table = judged([QUESTION, *others], rows, runs, everything()).set_index("claim_id")
+    assert table.loc["S1", ["verdict", "verdict_released"]].tolist() == ["INCONCLUSIVE"] * 2
+    assert set(table["verdict_released"]) == {"INCONCLUSIVE", ""}
 
 
 def test_the_query_of_a_claim_finds_its_rows():
