@@ -302,6 +302,8 @@ def test_adding_a_method_takes_a_script_and_an_entry(bench, cells):
     assert "8 dimensions" in (bench.folder / "out/tables/integration_integration_cells.md").read_text()
     page = (bench.folder / "out/index.html").read_text()
     assert "Mine" in page and "runs: 8 of 8" in page and page.count("data:image/") >= 4
+    commands = pd.read_csv(bench.folder / "out/claims.csv")["command"]
+    assert commands.iloc[0] == "snakemake --cores all --configfile workflow/demo.yaml"
 
     report = subprocess.run(
         [*command, "--report", "out/report.zip"],

@@ -20,14 +20,13 @@ EFFICIENCY = EFFICIENCY if EFFICIENCY.get("models") else {}
 MEASURED = ["<results>/efficiency/measurements.json"] if EFFICIENCY else []
 RESULTS = Path(config["pathvars"]["results"])
 # The command that makes this selection again, for the report: the files that were laid over config.yaml.
+LAID_OVER = [
+    os.path.relpath(path, ROOT)
+    for path in workflow.configfiles
+    if Path(path).resolve() != ROOT / "workflow/config.yaml"
+]
 CALL = " ".join(
-    [
-        "snakemake --cores all",
-        *(
-            f"--configfile {os.path.relpath(path, ROOT)}"
-            for path in workflow.configfiles[1:]
-        ),
-    ]
+    ["snakemake --cores all", *(["--configfile", *LAID_OVER] if LAID_OVER else [])]
 )
 # What every job finds in its environment. Steps and methods run as modules from the repository's root,
 # wherever the working folder is, and Snakemake unsets PYTHONPATH in conda jobs. None of this stands among a
