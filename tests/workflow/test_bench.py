@@ -48,7 +48,7 @@ EXPECTED = {
     "is_killed": ("failed", "killed", "killed by SIGKILL"),
     "wants_a_file": ("failed", "error", "licence.txt not found"),
     "gives_nan": ("failed", "bad_output", "NaN or inf in 60 of 60 cells"),
-    "gives_transposed": ("failed", "error", "returned 2 rows of X_emb, expected 60"),
+    "gives_transposed": ("failed", "error", "returned 2 rows, expected 60"),
     "shuffles": ("failed", "bad_output", "in another order than the input"),
     "loses_cells": ("failed", "bad_output", "50 cells in the output, expected 60"),
     "is_absent": ("not_installed", "", "no-such-distribution not installed"),

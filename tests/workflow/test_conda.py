@@ -21,7 +21,9 @@ def tiny(bench, cells) -> Bench:
     cells.write_h5ad(bench.folder / "cells.h5ad")
     bench.declare("datasets", cells=entry("file:cells.h5ad"))
     bench.config(["cells"], {"integration": ["pca"]}, [0])
-    (bench.folder / "workflow/config.yaml").write_text((bench.folder / "test.yaml").read_text())
+    own = yaml.safe_load((bench.folder / "workflow/config.yaml").read_text())
+    selection = yaml.safe_load((bench.folder / "test.yaml").read_text())
+    (bench.folder / "workflow/config.yaml").write_text(yaml.safe_dump({"cost": own["cost"]} | selection))
     return bench
 
 

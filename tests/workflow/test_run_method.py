@@ -137,7 +137,7 @@ def test_a_good_run(wrapper):
             GOOD.replace("size=(given.adata.n_obs, 2)", "size=(2, given.adata.n_obs)"),
             "failed",
             "error",
-            "returned 2 rows of X_emb, expected 60",
+            "returned 2 rows, expected 60",
         ),
     ],
 )
