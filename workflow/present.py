@@ -55,6 +55,23 @@ VERDICT_SIGNS = {
 }  # fmt: skip
 
 
+#: The verdicts in the order of the page: what holds, what holds in part, what fails, what is open. A
+#: class is a colour; a sign or a shape in the cell says the same without it.
+VERDICT_CLASSES = {
+    "REPRODUCED": "holds",
+    "SUPPORTED": "holds",
+    "DIRECTION ONLY": "partly",
+    "VALUE ONLY": "partly",
+    "TIE": "partly",
+    "REVERSED": "fails",
+    "NOT REPRODUCED": "fails",
+    "INCONSISTENT": "fails",
+    "INCONCLUSIVE": "open",
+    "NOT TESTABLE": "open",
+    "NOT RUN": "open",
+}
+
+
 def titles(metric: str, impl: str) -> str:
     """Return the column title of a metric; the clustering rule stands in it where it matters."""
     title = METRIC_TITLES.get(metric, metric)

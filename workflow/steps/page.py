@@ -24,27 +24,13 @@ from workflow import headline, html_tables
 from workflow.declarations import WORKFLOW, load_register
 from workflow.efficiency.analysis import OURS, TITLES, efficiency_table
 from workflow.files import read_json, write_text
-from workflow.present import METRIC_TITLES, dataset_title, declared
+from workflow.present import METRIC_TITLES, VERDICT_CLASSES, dataset_title, declared
 from workflow.steps.tables import caption_of, duration, headlines_of, readable, row_classes, runs_ok
 from workflow.verdicts import COLUMNS
 
 REPORT = WORKFLOW / "report"
 #: Parameters of the paper's model, by its second version: what ours is measured against in words.
 PAPER_PARAMETERS = 625e6
-#: The verdicts in the order of the page: what holds, what holds in part, what fails, what is open.
-VERDICT_CLASSES = {
-    "REPRODUCED": "holds",
-    "SUPPORTED": "holds",
-    "DIRECTION ONLY": "partly",
-    "VALUE ONLY": "partly",
-    "TIE": "partly",
-    "REVERSED": "fails",
-    "NOT REPRODUCED": "fails",
-    "INCONSISTENT": "fails",
-    "INCONCLUSIVE": "open",
-    "NOT TESTABLE": "open",
-    "NOT RUN": "open",
-}
 UNDECIDED = ("NOT TESTABLE", "NOT RUN")
 VERDICT_MEANS = {
     "REPRODUCED": "the paper's value and its advantage both hold",

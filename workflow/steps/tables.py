@@ -18,6 +18,7 @@ from workflow.efficiency.analysis import OURS, PASSES, TITLES, efficiency_table,
 from workflow.files import atomic, read_json, write_text
 from workflow.present import (
     KIND_TITLES,
+    VERDICT_CLASSES,
     VERDICT_SIGNS,
     dataset_title,
     declared,
@@ -26,17 +27,6 @@ from workflow.present import (
     titles,
 )
 
-#: Colours of a verdict on the page; a sign in the cell says the same without colour.
-VERDICT_CLASSES = {
-    "REPRODUCED": "holds",
-    "SUPPORTED": "holds",
-    "DIRECTION ONLY": "partly",
-    "VALUE ONLY": "partly",
-    "TIE": "partly",
-    "REVERSED": "fails",
-    "NOT REPRODUCED": "fails",
-    "INCONSISTENT": "fails",
-}
 #: Shorter column titles for a terminal.
 SHORT_TITLES = {
     "AvgBIO (Louvain ×20)": "AvgBIO Louvain",
@@ -331,7 +321,7 @@ def main() -> int:
         "declared before the runs. Difference: subject minus the comparator against which it fares worst, "
         f"paired by seed. {SAME_MEANS}"
     )
-    classes = [VERDICT_CLASSES.get(verdict, "open") for verdict in claims["verdict"]]
+    classes = [VERDICT_CLASSES[verdict] for verdict in claims["verdict"]]
     write(folder, "claims", "Verdicts", caption, claims, text, classes)
     write_text(folder / "summary.txt", summary(sections, claims, runs, args.results))
     return 0
