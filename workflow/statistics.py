@@ -202,6 +202,14 @@ def mcnemar_p(ours_correct: np.ndarray, theirs_correct: np.ndarray) -> float:
     return float(stats.binomtest(only_ours, either).pvalue) if either else 1.0
 
 
+def binomial_p(hits: int, n: int, chance: float) -> float:
+    """Exact probability of this many hits or more in n tries with probability ``chance``; NaN for n = 0.
+
+    For retrieval: the first guess among 210 pairs is right by chance once in 210 queries.
+    """
+    return float(stats.binomtest(hits, n, chance, alternative="greater").pvalue) if n else float("nan")
+
+
 def fisher_p(hits_a: int, n_a: int, hits_b: int, n_b: int) -> float:
     """Two-sided p value of Fisher's exact test of two shares; NaN where one has no tries."""
     if not n_a or not n_b:

@@ -11,6 +11,7 @@ from statsmodels.stats.power import TTestIndPower, TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
 from workflow.statistics import (
+    binomial_p,
     cliffs_delta,
     cohen_d,
     detectable_effect,
@@ -238,11 +239,13 @@ def test_mcnemar_counts_the_units_where_the_methods_disagree():
         mcnemar_p(ours, theirs[1:])
 
 
-def test_fisher_by_hand():
+def test_binomial_and_fisher_by_hand():
+    assert binomial_p(3, 7, 0.5) == pytest.approx(99 / 128)
+    assert binomial_p(2, 2, 0.1) == pytest.approx(0.01)
     # the lady tasting tea: 4 of 4 against 0 of 4
     assert fisher_p(4, 4, 0, 4) == pytest.approx(2 / 70)
     assert fisher_p(3, 7, 1, 7) == pytest.approx(fisher_p(1, 7, 3, 7))
-    assert np.isnan(fisher_p(0, 0, 1, 2))
+    assert np.isnan([binomial_p(0, 0, 0.5), fisher_p(0, 0, 1, 2)]).all()
 
 
 def test_holm_of_a_known_example_with_missing_values():
