@@ -44,6 +44,9 @@ class Given:
         checkpoints there and goes on from them. None when run by hand.
     solution
         The answers. None for every method but the oracle.
+    files
+        What ``files`` of the entry names, if the parameter ``pretrained`` is true: dataset -> source -> path,
+        for instance ``files["checkpoint_scgpt"]["weights"]``.
     info
         Fill in what a reader should know: ``scale`` (shown beside the name in tables),
         ``reduced_scale`` (True: no value verdict), ``n_parameters``, ``n_genes``, ...
@@ -60,6 +63,7 @@ class Given:
     gpu: int
     resume: Path | None
     solution: ad.AnnData | None = None
+    files: dict[str, dict[str, Path]] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -74,9 +78,18 @@ class Given:
         return self.adata[(self.adata.obs["split"] == "query").to_numpy()]
 
     def highly_variable(self, adata: ad.AnnData | None = None) -> ad.AnnData:
-        """The given cells (all by default) on the suite's highly variable genes."""
+        """The given cells (all by default) on the suite's highly variable genes.
+
+        Those of an annotation task are chosen on the reference; with the parameter ``feature_scope: all``
+        on all cells, which lets the query take part.
+        """
         adata = self.adata if adata is None else adata
-        chosen = adata[:, adata.var["highly_variable"].to_numpy()]
+        scopes = {"train": "highly_variable", "all": "highly_variable_all"}
+        scope = self.params.get("feature_scope", "train")
+        if scope not in scopes:
+            raise ValueError(f"feature_scope must be train or all, not {scope!r}")
+        column = scopes[scope] if scopes[scope] in adata.var else "highly_variable"
+        chosen = adata[:, adata.var[column].to_numpy()]
         self.info["n_genes"] = chosen.n_vars
         return chosen
 
@@ -109,6 +122,7 @@ def main(**functions: Callable[[Given], np.ndarray]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", type=int, default=0)
+    parser.add_argument("--files", type=json.loads, default={}, help="JSON: dataset -> source -> path")
     parser.add_argument("--solution", type=Path, help="answers; given to the oracle only")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -124,6 +138,7 @@ def main(**functions: Callable[[Given], np.ndarray]) -> None:
         gpu=args.gpu,
         resume=resume if resume.is_dir() else None,
         solution=ad.read_h5ad(args.solution) if args.solution else None,
+        files={name: {k: Path(v) for k, v in of.items()} for name, of in args.files.items()},
     )
     result = functions[args.task](given)
     integration = args.task == "integration"

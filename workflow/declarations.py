@@ -7,6 +7,7 @@ Every error is one line that names the file, the key, what was found and the clo
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -208,21 +209,22 @@ def load_register(table: str) -> list[dict]:
 
 
 def load_methods() -> dict[str, dict]:
-    """Read methods.yaml and expand it: each mode, defect and conflict of a method is a method, too.
+    """Read methods.yaml and expand it: each arm, mode, defect and conflict of a method is a method, too.
 
     Returns
     -------
     dict
         The entries by name. One that was expanded has the keys of the method that it varies, and
         ``variant_of``: that method; ``mode``; ``variant``: the id of a defect or conflict, empty for a
-        mode; ``compared_with``: the method whose result is the base of its effect; ``changes``: its own
-        parameters, task -> parameter -> value. ``tasks`` holds all of them, with its own.
+        mode and an arm; ``arm``: its name, empty for all but an arm; ``compared_with``: the method whose
+        result is the base of its effect; ``changes``: its own parameters, task -> parameter -> value.
+        ``tasks`` holds all of them, with its own.
 
     Raises
     ------
     DeclarationError
-        If a file is wrong, or a mode or toggle names a task or parameter that its method lacks, gives a
-        value of another kind, or changes nothing.
+        If a file is wrong, or an arm, mode or toggle names a task or parameter that its method lacks,
+        gives a value of another kind, or changes nothing.
     """
     declared = load_yaml(WORKFLOW / "methods.yaml", "methods")
     expanded: dict[str, dict] = {}
@@ -233,13 +235,15 @@ def load_methods() -> dict[str, dict]:
             raise DeclarationError(f"{source}: {problem}")
         if new in declared:
             raise DeclarationError(f"{source}: its method {new!r} stands in workflow/methods.yaml already")
-        expanded[new] = {key: value for key, value in entry.items() if key not in ("modes", "variants")} | {
+        own = ("arms", "modes", "variants")
+        expanded[new] = {key: value for key, value in entry.items() if key not in own} | {
             "title": f"{entry['title']} ({title})",
             "script": entry.get("script", name),
             "tasks": {task: (entry["tasks"][task] or {}) | params for task, params in changes.items()},
             "mode": entry.get("mode", "repaired"),
             "variant_of": name,
             "variant": "",
+            "arm": "",
             "compared_with": name,
             "changes": changes,
             **more,
@@ -254,6 +258,13 @@ def load_methods() -> dict[str, dict]:
         return ""
 
     for name, entry in declared.items():
+        for arm, said in entry.get("arms", {}).items():
+            source = f"workflow/methods.yaml: {name}.arms.{arm}"
+            changes = {task: said[task] for task in said if task not in ("title", "note", "kind")}
+            more = {key: said[key] for key in ("note", "kind") if key in said}
+            add(source, name, arm, said["title"], changes, arm=arm, **more)
+            if problem := same(changes, entry["tasks"]):
+                raise DeclarationError(f"{source}: {problem}")
         for mode, changes in entry.get("modes", {}).items():
             source = f"workflow/methods.yaml: {name}.modes.{mode}"
             add(source, name, mode, mode, changes, mode=mode)
@@ -317,8 +328,15 @@ class Plan:
     def to_download(self) -> list[str]:
         """Datasets that ``snakemake download`` brings, by the key ``data`` of the configuration."""
         chosen = self.config.get("data", "all")
-        if chosen in ("all", "selected"):
-            return list(self.datasets if chosen == "all" else self.config["select"]["datasets"])
+        if chosen == "all":
+            return list(self.datasets)
+        if chosen == "selected":
+            needed = (
+                self.files(method, task, name)
+                for task, name in self.pairs
+                for method in self.methods_for(task)
+            )
+            return list(dict.fromkeys([*self.config["select"]["datasets"], *itertools.chain(*needed)]))
         return [chosen] if isinstance(chosen, str) else list(chosen)
 
     @property
@@ -367,6 +385,11 @@ class Plan:
         declared = self._declared(method, task, dataset, {})
         now = self.params(method, task, dataset)
         return {k: declared[k] for k in now if now[k] != declared[k]}
+
+    def files(self, method: str, task: str, dataset: str) -> list[str]:
+        """Entries of datasets.yaml whose files a run is handed, because it starts from weights."""
+        wanted = self.params(method, task, dataset).get("pretrained", False)
+        return list(self.methods[method].get("files", [])) if wanted else []
 
     def limit(self, method: str, key: str) -> int:
         """A resource (``threads``, ``gpu``, ``mem_mb``, ``runtime``) of a method, config first.
@@ -474,6 +497,17 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
                 raise DeclarationError(
                     f"workflow/methods.yaml: {name}.overrides: unknown dataset {dataset!r}"
                     f"{closest(dataset, datasets)}"
+                )
+        for dataset in entry.get("files", []):
+            if dataset not in datasets:
+                raise DeclarationError(
+                    f"workflow/methods.yaml: {name}.files: unknown dataset {dataset!r}"
+                    f"{closest(dataset, datasets)}"
+                )
+            if not any("pretrained" in (params or {}) for params in entry["tasks"].values()):
+                raise DeclarationError(
+                    f"workflow/methods.yaml: {name}.files: no task has the parameter 'pretrained', "
+                    "which says whether a run starts from them"
                 )
         for where, kind in ((ROOT / "baselines", "script"), (ROOT / "envs", "env")):
             stem = entry.get("script", name) if kind == "script" else entry["env"]

@@ -260,3 +260,68 @@ def test_the_sensitivity_run_has_the_demonstrations_data_and_sizes_and_every_var
     for task, names in mine["select"]["methods"].items():
         variants = {n for n, e in load_methods().items() if e.get("variant_of") and task in e["tasks"]}
         assert variants <= set(names), task
+
+
+ARMS = {
+    "scratch": {"title": "from scratch", "integration": {"wrong": True}, "note": "Without weights."},
+    "small": {"title": "small", "kind": "trivial", "annotation": {"size": 1}, "integration": {"size": 1}},
+}
+
+
+def test_an_arm_is_a_row_of_its_own_for_the_tasks_that_it_names(declare):
+    declare({"arms": ARMS})
+    methods = load_methods()
+    scratch, small = methods["model_scratch"], methods["model_small"]
+    assert (scratch["title"], scratch["arm"], scratch["note"]) == (
+        "Model (from scratch)", "scratch", "Without weights.",
+    )  # fmt: skip
+    assert (scratch["mode"], scratch["variant"], scratch["variant_of"]) == ("repaired", "", "model")
+    assert list(scratch["tasks"]) == ["integration"] and list(small["tasks"]) == ["annotation", "integration"]
+    assert (scratch["kind"], small["kind"]) == ("ours", "trivial")
+    assert methods["model_released"]["arm"] == "" and "arms" not in scratch
+    plan = plan_of("model_scratch", params={"model": {"integration": {"size": 2}}})
+    params = plan.params("model_scratch", "integration", "pbmc_cite")
+    assert (params["size"], params["wrong"]) == (2, True), "what is changed of the method holds in its arms"
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        (
+            {"title": "a", "integration": {"sise": 1}},
+            "arms.it: integration: unknown parameter 'sise'.*'size'",
+        ),
+        ({"title": "a", "integration": {"size": 8}}, "arms.it: integration.size is 8 without it, too"),
+        ({"integration": {"size": 1}}, "key 'title' is missing"),
+        ({"title": "a", "intgration": {}}, "unknown key 'intgration'; did you mean 'integration'"),
+    ],
+)
+def test_a_wrong_arm_is_one_line(declare, arm, message):
+    declare({"arms": {"it": arm}})
+    with pytest.raises(DeclarationError, match=message):
+        load_methods()
+
+
+def test_files_are_asked_for_only_by_runs_that_start_from_them(declare):
+    params = {"size": 8, "wrong": False, "way": "mean", "probes": 3, "clip": 1.0, "pretrained": True}
+    tasks = {"integration": params, "annotation": params}
+    arms = {"scratch": {"title": "from scratch", "integration": {"pretrained": False}}}
+    declare({"tasks": tasks, "files": ["checkpoint_scgpt"], "arms": arms})
+    plan = plan_of("model", "model_scratch", data="selected")
+    assert plan.files("model", "integration", "pbmc_cite") == ["checkpoint_scgpt"]
+    assert plan.files("model_scratch", "integration", "pbmc_cite") == []
+    assert plan.to_download == ["pbmc_cite", "checkpoint_scgpt"]
+    assert plan_of("model_scratch", data="selected").to_download == ["pbmc_cite"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("checkpoint_scgpt", "no task has the parameter 'pretrained'"),
+        ("checkpoint_scgtp", "unknown dataset 'checkpoint_scgtp'; did you mean"),
+    ],
+)
+def test_files_need_a_dataset_and_a_parameter(declare, name, message):
+    declare({"files": [name]})
+    with pytest.raises(DeclarationError, match=message):
+        plan_of("model")

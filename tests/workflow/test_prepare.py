@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 from support import entry, make_cells
 
+from baselines import _io
 from workflow import tasks
 from workflow.files import checksum
 from workflow.splits import batch_split, given_split, stratified_split
@@ -94,7 +95,7 @@ def test_other_slots_of_the_source_do_not_travel(cells, tmp_path):
         assert SECRET not in every_string(tmp_path / "input.h5ad")
         assert set(given.obs) <= {"batch", "split", "label"}
         assert not given.obsm and not given.uns and given.raw is None
-        assert set(given.var) <= {"highly_variable", "gene_id"}
+        assert set(given.var) <= {"highly_variable", "highly_variable_all", "gene_id"}
 
 
 @pytest.mark.parametrize("task", tasks.NAMES)
@@ -327,3 +328,29 @@ def test_gene_choice_retries_a_wider_span_and_says_so(mini):
     assert facts["flavor"] == "seurat_v3"
     assert facts["span"] > 0.3
     assert adata.var["highly_variable"].sum() == 1200
+
+
+def test_both_scopes_of_the_choice_of_genes_are_in_the_input(cells):
+    """Of the reference alone, and of all cells for a method that is told so; only these see the query."""
+    cells.obs["label"] = cells.obs["cell_type"]
+    log_normalize(cells)
+    settings = {"split": {"kind": "stratified", "query_fraction": 0.5, "seed": 0}, "n_top_genes": 15}
+    given, _, facts = tasks.get("annotation").make_io(cells.copy(), settings)
+    disturbed = cells.copy()
+    query = (given.obs["split"] == "query").to_numpy()
+    counts = disturbed.layers["counts"].toarray()
+    counts[query] = counts[query][:, ::-1]
+    disturbed.layers["counts"] = sp.csr_matrix(counts)
+    other, _, _ = tasks.get("annotation").make_io(disturbed, settings)
+    assert (given.var["highly_variable"] == other.var["highly_variable"]).all()
+    assert (given.var["highly_variable_all"] != other.var["highly_variable_all"]).any()
+    assert (
+        facts["shared_with_all_cells"]
+        == (given.var["highly_variable"] & given.var["highly_variable_all"]).sum()
+    )
+    for scope, column in (("train", "highly_variable"), ("all", "highly_variable_all")):
+        params = {"feature_scope": scope}
+        chosen = _io.Given(given, params, seed=0, threads=1, gpu=0, resume=None).highly_variable()
+        assert (chosen.var_names == given.var_names[given.var[column]]).all()
+    with pytest.raises(ValueError, match="feature_scope must be train or all, not 'query'"):
+        _io.Given(given, {"feature_scope": "query"}, 0, 1, 0, None).highly_variable()

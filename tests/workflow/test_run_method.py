@@ -401,3 +401,27 @@ def test_power_is_read_from_nvidia_smi(wrapper, monkeypatch):
 def test_without_a_gpu_there_is_no_gpu_energy(wrapper):
     _, record = wrapper("import sys; sys.exit(99)")
     assert (record["gpu_seconds"], record["gpu_energy_wh"]) == (None, None)
+
+
+def test_a_method_is_handed_the_files_that_it_starts_from(wrapper):
+    weights = wrapper.folder / "model.pt"
+    weights.write_bytes(b"1234")
+    found = {"path": str(weights), "sha256": "abc", "bytes": 4}
+    fetched = wrapper.folder / "fetch.json"
+    files = {"weights": found, "genes": {"status": "optional"}}
+    write_json(fetched, {"dataset": "checkpoint", "status": "ok", "reason": "", "files": files})
+    _, record = wrapper(GOOD, "--fetched", str(fetched))
+    assert record["status"] == "ok", record["reason"]
+    handed = record["command"][record["command"].index("--files") + 1]
+    assert json.loads(handed) == {"checkpoint": {"weights": str(weights)}}
+    assert record["files"] == {"checkpoint": {"weights": "abc"}}
+
+    weights.write_bytes(b"12345")
+    _, record = wrapper(GOOD, "--fetched", str(fetched))
+    assert (record["status"], record["command"]) == ("no_data", [])
+    assert "model.pt is gone or changed" in record["reason"]
+
+    write_json(fetched, {"dataset": "checkpoint", "status": "failed", "reason": "404", "files": {}})
+    _, record = wrapper(GOOD, "--fetched", str(fetched))
+    assert (record["status"], record["reason"]) == ("no_data", "checkpoint: 404")
+    assert "--files" not in wrapper(GOOD)[1]["command"]

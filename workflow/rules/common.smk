@@ -129,6 +129,16 @@ def run_changed(method):
     return changed
 
 
+def fetched_for(method):
+    """Records of the files that a run starts from, as a function of its wildcards."""
+
+    def fetched(wildcards):
+        names = PLAN.files(method, wildcards.task, wildcards.dataset)
+        return expand("<results>/data/{dataset}/fetch.json", dataset=names)
+
+    return fetched
+
+
 def runs_of(wildcards):
     """Records of all seeds of a method on a dataset."""
     return expand(

@@ -11,6 +11,7 @@ for method, entry in PLAN.methods.items():
             prepared="<results>/data/{dataset}/{task}/prepared.json",
             script=ROOT / f"baselines/{entry.get('script', method)}.py",
             code=code_of(*entry.get("uses", [])),
+            fetched=fetched_for(method),
         output:
             f"<results>/runs/{{task}}/{{dataset}}/{method}/{{seed}}/run.json",
         log:
@@ -40,4 +41,5 @@ for method, entry in PLAN.methods.items():
             " --kind {params.kind} --mode {params.mode} --seed {wildcards.seed}"
             " --prepared {input.prepared} --record {output} --log {log}"
             " --params {params.params:q} --changed {params.changed:q} --packages={params.packages:q}"
+            " --fetched {input.fetched}"
             " --threads {threads} --gpu {resources.gpu} --limit {resources.limit_s}"

@@ -329,6 +329,29 @@ def versions(packages: list[str]) -> dict[str, str | None]:
     return found
 
 
+def fetched_files(records: list[Path]) -> tuple[dict[str, dict], str]:
+    """Return the files that a method starts from, and why they are not all here (empty: they are).
+
+    Returns
+    -------
+    files
+        Dataset -> source -> ``path`` and ``sha256``. A source that is optional may be missing.
+    problem
+        One sentence.
+    """
+    files: dict[str, dict] = {}
+    for path in records:
+        record = read_json(path)
+        name = record["dataset"]
+        if record["status"] != "ok":
+            return {}, f"{name}: {record['reason']}"
+        files[name] = {source: found for source, found in record["files"].items() if "path" in found}
+        for found in files[name].values():
+            if not os.path.isfile(found["path"]) or os.path.getsize(found["path"]) != found["bytes"]:
+                return {}, f"{name}: {found['path']} is gone or changed; delete {path} and run again"
+    return files, ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("task", "dataset", "method", "script", "kind", "mode"):
@@ -339,6 +362,9 @@ def main() -> int:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--params", default="{}", help="JSON")
     parser.add_argument("--changed", default="{}", help="JSON: declared values of changed parameters")
+    parser.add_argument(
+        "--fetched", type=Path, nargs="*", default=[], help="fetch.json of what it starts from"
+    )
     parser.add_argument("--packages", default="", help="distributions that the method needs, by comma")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", type=int, default=0)
@@ -384,6 +410,7 @@ def main() -> int:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     missing = [name for name, version in found.items() if version is None]
+    files, no_files = fetched_files(args.fetched)
     source = args.prepared.parent.resolve()
     if prepared["status"] != "ok":
         record |= {"status": "no_data", "reason": prepared["reason"]}
@@ -392,6 +419,8 @@ def main() -> int:
             "status": "no_data",
             "reason": f"{source / 'input.h5ad'} is missing; delete {args.prepared} and run again",
         }
+    elif no_files:
+        record |= {"status": "no_data", "reason": no_files}
     elif missing:
         record |= {
             "status": "not_installed",
@@ -409,6 +438,9 @@ def main() -> int:
             str(args.gpu),
         ]
         command += ["--params", args.params]
+        if files:
+            paths = {name: {k: v["path"] for k, v in of.items()} for name, of in files.items()}
+            command += ["--files", json.dumps(paths)]
         if args.kind == "oracle":  # the only kind that may see the answers
             command += ["--solution", str(source / "solution.h5ad")]
         record["command"] = command
@@ -419,7 +451,8 @@ def main() -> int:
         if not args.gpu:
             env["CUDA_VISIBLE_DEVICES"] = ""
         # What a killed run left for its successor: only for one with the same input, parameters and code.
-        key = [command, prepared["input"]["sha256"], record["commit"]]
+        record["files"] = {name: {k: v["sha256"] for k, v in of.items()} for name, of in files.items()}
+        key = [command, prepared["input"]["sha256"], record["commit"], record["files"]]
         if not (resume / "key.json").exists() or read_json(resume / "key.json") != key:
             shutil.rmtree(resume, ignore_errors=True)
             resume.mkdir()

@@ -55,7 +55,8 @@ def make_io(adata: ad.AnnData, settings: dict) -> tuple[ad.AnnData, ad.AnnData, 
     input
         Log-normalised X, ``layers["counts"]`` where the data has counts, ``obs["split"]`` (reference or
         query), ``obs["label"]`` (missing for every query cell; its categories are those of the reference
-        alone), ``obs["batch"]`` where the data has one, ``var["highly_variable"]`` chosen on the reference.
+        alone), ``obs["batch"]`` where the data has one, ``var["highly_variable"]`` chosen on the reference,
+        ``var["highly_variable_all"]`` chosen on all cells, for a method whose ``feature_scope`` is ``all``.
     solution
         The query cells with ``obs["label"]``; no genes.
     facts
@@ -95,7 +96,12 @@ def make_io(adata: ad.AnnData, settings: dict) -> tuple[ad.AnnData, ad.AnnData, 
         var=adata.var[[c for c in ("gene_id",) if c in adata.var]].copy(),
         layers=dict(adata.layers),
     )
-    facts = mark_highly_variable(given, settings.get("n_top_genes", 3000), cells=~query)
+    n_top = settings.get("n_top_genes", 3000)
+    mark_highly_variable(given, n_top)
+    given.var["highly_variable_all"] = given.var["highly_variable"]
+    facts = mark_highly_variable(given, n_top, cells=~query)
+    both = given.var["highly_variable"] & given.var["highly_variable_all"]
+    facts["shared_with_all_cells"] = int(both.sum())  # of those that all cells would choose
     truth = adata.obs.loc[query, ["label"]].astype(str)
     solution = ad.AnnData(X=np.zeros((len(truth), 0), dtype=np.float32), obs=truth)
     solution.uns["reference_labels"] = known
