@@ -344,10 +344,8 @@ def test_both_scopes_of_the_choice_of_genes_are_in_the_input(cells):
     other, _, _ = tasks.get("annotation").make_io(disturbed, settings)
     assert (given.var["highly_variable"] == other.var["highly_variable"]).all()
     assert (given.var["highly_variable_all"] != other.var["highly_variable_all"]).any()
-    assert (
-        facts["shared_with_all_cells"]
-        == (given.var["highly_variable"] & given.var["highly_variable_all"]).sum()
-    )
+    shared = given.var["highly_variable"] & given.var["highly_variable_all"]
+    assert facts["highly_variable"]["shared_with_all_cells"] == shared.sum()
     for scope, column in (("train", "highly_variable"), ("all", "highly_variable_all")):
         params = {"feature_scope": scope}
         chosen = _io.Given(given, params, seed=0, threads=1, gpu=0, resume=None).highly_variable()
