@@ -58,6 +58,8 @@ def annotation(given: _io.Given) -> np.ndarray:
             "CellTypist takes log1p of counts per 10,000, which lie between 0 and 9.22; "
             f"these values lie between {low:.3g} and {high:.3g}"
         )
+    if params["majority_voting"] and query.n_vars <= 50:
+        _io.not_applicable(f"CellTypist votes on 50 principal components, of {query.n_vars} genes here")
     given.info["bridge"] = ["scikit-learn's multi_class='ovr', removed in 1.8, replaced by 10 lines"]
     total = np.asarray(given.adata.X.expm1().sum(axis=1)).ravel()
     if (np.abs(total[total > 0] - 1e4) > 1).any():

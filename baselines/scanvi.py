@@ -22,7 +22,8 @@ def annotation(given: _io.Given) -> np.ndarray:
     import scvi
     import torch
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     scvi.settings.verbosity = logging.ERROR
     torch.set_num_threads(given.threads)
     scvi.settings.seed = given.seed
