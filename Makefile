@@ -1,4 +1,4 @@
-# make demo | paper | sensitivity | test | lint | report | data | catalogue | retry | clean | help.
+# make demo | small | paper | sensitivity | test | lint | report | data | catalogue | retry | clean | help.
 # Needs Python 3.11 and make, nothing else.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -14,7 +14,7 @@ PAPER := results/paper
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile workflow/profiles/demo
 
-.PHONY: help demo paper sensitivity report data catalogue test lint format retry clean
+.PHONY: help demo small paper sensitivity report data catalogue test lint format retry clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -38,6 +38,10 @@ demo: $(READY)  ## run the demonstration, then write its report (minutes, two co
 sensitivity: $(READY)  ## run SC-MAMBA2 in every mode and with every defect on the demonstration's cells (minutes)
 	$(SNAKEMAKE) --configfile workflow/sensitivity.yaml
 	@echo "table    $(SENSITIVITY)/sensitivity.csv"
+
+small: $(READY)  ## run every method that a CPU can run on a piece of PBMC 10k (about half an hour, two cores)
+	$(SNAKEMAKE) --configfile workflow/small.yaml
+	@echo "report   results/small/index.html"
 
 report: $(READY)  ## write the report of the demonstration again
 	@rm -rf $(DEMO)/report

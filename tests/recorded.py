@@ -81,7 +81,7 @@ def record(task: str, dataset: str, method: str, seed: int, kind: str, **changed
     return {
         "run_id": f"{task}/{dataset}/{method}/{seed}", "task": task, "dataset": dataset, "method": method,
         "kind": kind, "mode": "repaired", "seed": seed, "status": "ok", "why": "", "reason": "",
-        "params": {}, "changed_params": {}, "info": {
+        "params": {}, "changed_params": {}, "tuning_trials": 0, "info": {
             "n_parameters": 625_000_000 if ours else 0, "history": epochs if ours else [],
             "selected_epoch": 3 if ours else None, "pretrained_cells": 57_000_000 if ours else 0,
         },

@@ -391,6 +391,22 @@ class Plan:
         wanted = self.params(method, task, dataset).get("pretrained", False)
         return list(self.methods[method].get("files", [])) if wanted else []
 
+    @property
+    def trials(self) -> int:
+        """Tries of every method that may be tuned; 0 for none."""
+        return self.config.get("tuning", {}).get("trials", 0)
+
+    def space(self, method: str, task: str) -> dict[str, list]:
+        """Values that tuning may choose from, by parameter; empty where nothing is tuned.
+
+        What makes an arm or a mode what it is stays.
+        """
+        if not self.trials:
+            return {}
+        entry = self.methods[method]
+        own = entry.get("changes", {}).get(task, {})
+        return {k: v for k, v in entry.get("tuning", {}).get(task, {}).items() if k not in own}
+
     def limit(self, method: str, key: str) -> int:
         """A resource (``threads``, ``gpu``, ``mem_mb``, ``runtime``) of a method, config first.
 
@@ -498,6 +514,11 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
                     f"workflow/methods.yaml: {name}.overrides: unknown dataset {dataset!r}"
                     f"{closest(dataset, datasets)}"
                 )
+        for task, space in entry.get("tuning", {}).items():
+            for key, values in space.items():
+                problems = (_unknown({task: {key: value}}, entry, name) for value in values)
+                if problem := next(filter(None, problems), ""):
+                    raise DeclarationError(f"workflow/methods.yaml: {name}.tuning.{problem}")
         for dataset in entry.get("files", []):
             if dataset not in datasets:
                 raise DeclarationError(

@@ -41,7 +41,7 @@ def avg_bio(method, value, *, rule="scib-1.1.5", **changed):
 def run(method, seed=0, *, status="ok", params=None, changed=None, info=None, sha="in"):
     return {
         "run_id": f"{method}/{seed}", "method": method, "seed": seed, "status": status, "info": info or {},
-        "params": params or {}, "changed_params": changed or {}, "input_sha256": sha,
+        "params": params or {}, "changed_params": changed or {}, "tuning_trials": 0, "input_sha256": sha,
     }  # fmt: skip
 
 
@@ -110,11 +110,22 @@ def test_variants_of_defects_are_not_audited_as_methods():
 
 
 def test_l1_warns_of_genes_that_others_chose_and_of_query_cells_in_the_choice():
-    assert data.genes(case()).result == "pass"
-    assert data.genes(case(prepared=case().prepared | {"n_vars": 3000})).result == "warn"
+    def first(*args, **changed):
+        return next(iter(data.genes(case(*args, **changed)))).result
+
+    assert first() == "pass"
+    assert first(prepared=case().prepared | {"n_vars": 3000}) == "warn"
     facts = {"highly_variable": PREPARED["highly_variable"] | {"scope": "all cells"}}
-    assert data.genes(case(prepared=case().prepared | {"facts": facts})).result == "warn"
-    assert data.genes(case("integration", prepared=case().prepared | {"facts": facts})).result == "pass"
+    assert first(prepared=case().prepared | {"facts": facts}) == "warn"
+    assert first("integration", prepared=case().prepared | {"facts": facts}) == "pass"
+
+
+def test_l1_names_the_method_whose_genes_the_query_helped_to_choose():
+    runs = [run("ours", params={"feature_scope": "all"}), run("rival", params={"feature_scope": "train"})]
+    facts = {"highly_variable": PREPARED["highly_variable"] | {"shared_with_all_cells": 26}}
+    found = list(data.genes(case(runs=runs, prepared=case().prepared | {"facts": facts})))
+    assert [(f.method, f.result, f.value) for f in found] == [("", "pass", 20_000), ("ours", "warn", 4)]
+    assert "4 of 30 are others" in found[1].sentence
 
 
 def test_l5_finds_a_gene_set_in_two_splits_whichever_way_it_is_written():
@@ -461,6 +472,11 @@ def test_l17_warns_of_grids_and_changed_parameters_that_others_do_not_have():
     assert grid.result == "warn" and "Ours tries 3 values" in grid.sentence
     changed = one(conduct.tuning(case(runs=[run("ours", changed={"epochs": 30}), run("rival")])))
     assert changed.result == "warn" and changed.value == 1
+    tuned = [run(m, changed={"epochs": 30}) | {"tuning_trials": 4} for m in ("ours", "rival")]
+    fair = one(conduct.tuning(case(runs=tuned)))
+    assert fair.result == "pass" and "Ours tries 4 values" in fair.sentence
+    tuned[1]["tuning_trials"] = 0
+    assert one(conduct.tuning(case(runs=tuned))).result == "warn"
 
 
 def test_l19_wants_a_checksum_of_every_file():

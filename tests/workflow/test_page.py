@@ -423,3 +423,27 @@ def test_text_has_enough_contrast():
     for ink in inks:
         for ground in grounds:
             assert contrast(ink, ground) >= 4.5, (ink, ground)
+
+
+def test_how_each_method_was_run_stands_in_a_row():
+    info = "{'n_genes': 1187, 'n_parameters': 1234567, 'bridge': ['torchtext is dead, 40 lines stand in']}"
+    line = {"task": "integration", "dataset": "pbmc10k", "method": "harmony", "status": "ok", "info": info}
+    line |= {"versions": "{'harmonypy': '2.1.0', 'numpy': '2.4.6'}", "tuning_trials": 4}
+    other = line | {"dataset": "covid19", "info": "{'n_genes': 900}"}
+    line |= {"changed_params": "{'theta': 2}"}
+    other |= {"changed_params": "{'theta': 2}"}
+    bad = other | {"method": "pca", "status": "failed"}
+    methods = {
+        "harmony": {
+            "title": "Harmony",
+            "kind": "classical",
+            "packages": ["harmonypy"],
+            "note": "Old settings",
+        }
+    }
+    table = page.methods_section(pd.DataFrame([line, other, bad]), methods)
+    for text in ("Harmony", "harmonypy 2.1.0", "900 to 1,187", "1,234,567", ">4<", "theta"):
+        assert text in table, text
+    assert "torchtext is dead, 40 lines stand in. Old settings." in table
+    assert "PCA" not in table and "numpy" not in table
+    assert page.methods_section(pd.DataFrame([bad]), methods) is None

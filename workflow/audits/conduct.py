@@ -79,8 +79,9 @@ def tuning(case: Case) -> Iterator[Finding]:
     tuned, changed = {}, {}
     for method, runs in case.runs.groupby("method", sort=False):
         params = runs.iloc[0]["params"] or {}
-        tuned[method] = max([len(v) for v in params.values() if _is_grid(v)], default=1)
-        changed[method] = len(runs.iloc[0]["changed_params"] or {})
+        trials = runs.iloc[0].get("tuning_trials", 0)  # of the suite, equal for all that may be tuned
+        tuned[method] = max([len(v) for v in params.values() if _is_grid(v)], default=1) * max(trials, 1)
+        changed[method] = 0 if trials else len(runs.iloc[0]["changed_params"] or {})
     grids = [f"{case.title(str(m))} tries {n} values" for m, n in tuned.items() if n > 1]
     moved = [f"{case.title(str(m))} has {n}" for m, n in changed.items() if n]
     sentence = f"Of {len(tuned)} methods, " + (", ".join(grids) if grids else "none tries several values")

@@ -29,7 +29,20 @@ _STREAM = 0xA2  # the stream called "audit"
 
 
 @audit("L1", "Which cells chose the genes")
-def genes(case: Case) -> Finding:
+def genes(case: Case) -> Iterator[Finding]:
+    yield _choice(case)
+    for method, runs in case.ok.groupby("method", sort=False):
+        if (runs.iloc[0]["params"] or {}).get("feature_scope") == "all":
+            facts = case.prepared["facts"]["highly_variable"]
+            shared = facts.get("shared_with_all_cells", facts["n_top"])
+            sentence = (
+                f"{case.title(str(method))} reads genes that were chosen on all cells, the query among them: "
+                f"{facts['n_top'] - shared} of {facts['n_top']} are others than the reference would choose."
+            )
+            yield Finding(WARN, facts["n_top"] - shared, sentence, str(method))
+
+
+def _choice(case: Case) -> Finding:
     facts = case.prepared["facts"]["highly_variable"]
     n = case.prepared["n_vars"]
     if facts["flavor"] == "all genes":

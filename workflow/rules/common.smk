@@ -139,6 +139,19 @@ def fetched_for(method):
     return fetched
 
 
+def tuned_for(method):
+    """Record of the tuning of a method, if there is any, as a function of the wildcards of a run."""
+
+    def tuned(wildcards):
+        if not PLAN.space(method, wildcards.task):
+            return []
+        return (
+            f"<results>/tuning/{wildcards.task}/{wildcards.dataset}/{method}/tuned.json"
+        )
+
+    return tuned
+
+
 def runs_of(wildcards):
     """Records of all seeds of a method on a dataset."""
     return expand(

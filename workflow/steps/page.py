@@ -534,6 +534,51 @@ def costs_section(costs: pd.DataFrame | None, names: dict[str, str]) -> Markup |
     return Markup(html_tables.region(html_tables.bare(gt), "Cost of one run of each method"))
 
 
+def methods_section(runs: pd.DataFrame, methods: dict[str, dict]) -> Markup | None:
+    """Return how each method was run: versions, genes it could use, parameters, tuning, and its bridges.
+
+    A bridge is a place where the original could not be run as it is; the method says it in its ``info``.
+    """
+    runs = runs[runs["status"] == "ok"]
+    lines, kinds = [], []
+    for (task, method), mine in runs.groupby(["task", "method"], sort=False):
+        entry = methods.get(str(method), {})
+        if entry.get("variant"):  # of a defect or conflict: as the method that it varies
+            continue
+        infos = [as_dict(info) for info in mine["info"]]
+        versions = as_dict(mine.iloc[0]["versions"])
+        of_dataset = zip(mine["dataset"], infos, strict=True)
+        genes = {name: info["n_genes"] for name, info in of_dataset if info.get("n_genes") is not None}
+        sizes = [info["n_parameters"] for info in infos if info.get("n_parameters")]
+        bridges = dict.fromkeys(text for info in infos for text in info.get("bridge", []))
+        changed = as_dict(mine.iloc[0]["changed_params"])
+        counts = sorted(set(genes.values()))
+        lines.append(
+            {
+                "Method": entry.get("title", method),
+                "Task": task,
+                "Versions": ", ".join(
+                    f"{name} {versions.get(name) or '?'}" for name in entry.get("packages", [])
+                ),
+                "Genes": " to ".join(f"{n:,}" for n in dict.fromkeys([counts[0], counts[-1]]))
+                if counts
+                else "–",
+                "Values": f"{max(sizes):,}" if sizes else "–",
+                "Trials": f"{mine['tuning_trials'].max():.0f}" if "tuning_trials" in mine else "0",
+                "Changed": ", ".join(sorted(changed)) or "–",
+                "Bridges, notes": " ".join(
+                    f"{text.rstrip('.')}." for text in [*bridges, entry.get("note", "")] if text
+                )
+                or "–",
+            }
+        )
+        kinds.append(entry.get("kind", ""))
+    if not lines:
+        return None
+    gt = html_tables.great_table(pd.DataFrame(lines), "methods-table", classes=row_classes(pd.Series(kinds)))
+    return Markup(html_tables.region(html_tables.bare(gt), "How each method was run"))
+
+
 def environment(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Return commits, machines and versions of the runs, each with the number of runs."""
 
@@ -621,6 +666,7 @@ def build(folder: Path) -> str:
         defects=register_section(load_register("defects"), sensitivity, "defect"),
         conflicts=register_section(load_register("conflicts"), sensitivity, "conflict"),
         costs=costs_section(read(folder, "costs.csv"), names),
+        how=methods_section(runs, methods),
         environment=environment(runs),
         not_run=not_run(runs, names),
         runs_ok=runs_ok(ok, len(runs) - able, len(runs)),

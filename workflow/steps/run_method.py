@@ -365,6 +365,7 @@ def main() -> int:
     parser.add_argument(
         "--fetched", type=Path, nargs="*", default=[], help="fetch.json of what it starts from"
     )
+    parser.add_argument("--tuned", type=Path, nargs="?", help="record of the tune step; its choice wins")
     parser.add_argument("--packages", default="", help="distributions that the method needs, by comma")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", type=int, default=0)
@@ -385,6 +386,12 @@ def main() -> int:
     if args.gpu and not machine["gpus"]:
         args.log.write_text("[run_method] this machine has no GPU; running on the CPU\n")
         args.gpu = 0
+    params, changed = json.loads(args.params), json.loads(args.changed)
+    tuned = read_json(args.tuned) if args.tuned else {}
+    for key, value in tuned.get("chosen", {}).items():
+        if value != params[key]:
+            changed.setdefault(key, params[key])
+            params[key] = value
     packages = [name for name in args.packages.split(",") if name]
     found = versions(packages)
     record: dict = {
@@ -398,8 +405,9 @@ def main() -> int:
         "status": "ok",
         "why": "",
         "reason": "",
-        "params": json.loads(args.params),
-        "changed_params": json.loads(args.changed),
+        "params": params,
+        "changed_params": changed,
+        "tuning_trials": len(tuned.get("trials", [])),
         "command": [],
         "commit": commit(),
         "python": platform.python_version(),
@@ -437,7 +445,7 @@ def main() -> int:
             "--gpu",
             str(args.gpu),
         ]
-        command += ["--params", args.params]
+        command += ["--params", json.dumps(params)]
         if files:
             paths = {name: {k: v["path"] for k, v in of.items()} for name, of in files.items()}
             command += ["--files", json.dumps(paths)]
