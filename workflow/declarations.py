@@ -233,7 +233,7 @@ def load_methods() -> dict[str, dict]:
         entry, new = declared[name], f"{name}_{suffix}"
         if problem := _unknown(changes, entry, name):
             raise DeclarationError(f"{source}: {problem}")
-        if new in declared:
+        if new in declared or new in expanded:
             raise DeclarationError(f"{source}: its method {new!r} stands in workflow/methods.yaml already")
         own = ("arms", "modes", "variants")
         expanded[new] = {key: value for key, value in entry.items() if key not in own} | {
