@@ -293,6 +293,13 @@ def load_methods() -> dict[str, dict]:
     return declared | expanded
 
 
+def script_of(name: str, entry: dict) -> Path:
+    """Return the script of a method: ``baselines/<script>.R`` where there is one, else ``.py``."""
+    stem = ROOT / "baselines" / entry.get("script", name)
+    in_r = stem.with_name(stem.name + ".R")
+    return in_r if in_r.exists() else stem.with_name(stem.name + ".py")
+
+
 @dataclass(frozen=True, order=True)
 class Run:
     """One (task, dataset, method, seed). Never declared: it follows from the selection."""
@@ -530,12 +537,10 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
                     f"workflow/methods.yaml: {name}.files: no task has the parameter 'pretrained', "
                     "which says whether a run starts from them"
                 )
-        for where, kind in ((ROOT / "baselines", "script"), (ROOT / "envs", "env")):
-            stem = entry.get("script", name) if kind == "script" else entry["env"]
-            file = where / (stem + (".py" if kind == "script" else ".yaml"))
+        for file in (script_of(name, entry), ROOT / f"envs/{entry['env']}.yaml"):
             if not file.exists():
+                others = [path.stem for path in file.parent.glob("[!_]*" + file.suffix)]
                 raise DeclarationError(
-                    f"workflow/methods.yaml: {name}: no {_shown(file)}"
-                    f"{closest(file.stem, [p.stem for p in where.glob('[!_]*' + file.suffix)])}"
+                    f"workflow/methods.yaml: {name}: no {_shown(file)}{closest(file.stem, others)}"
                 )
     return plan

@@ -44,7 +44,8 @@ def test_schemas_describe_every_key_and_admit_no_other(name):
 
 
 @pytest.mark.parametrize(
-    "table", ["config", "demo", "small", "sensitivity", "datasets", "methods", "claims", "defects", "conflicts"]
+    "table",
+    ["config", "demo", "small", "sensitivity", "datasets", "methods", "claims", "defects", "conflicts"],
 )
 def test_what_the_repository_declares_is_valid(table):
     schema = "config" if table in ("demo", "small", "sensitivity") else table
