@@ -20,8 +20,8 @@ def line(method: str, kind: str, dataset: str, mean: float, metric=METRICS[0], *
     return {
         "task": "annotation", "dataset": dataset, "method": method, "title": changed.pop("title", method),
         "kind": kind, "mode": "repaired", "variant_of": "", "variant": "",
-        "metric": metric[0], "metric_impl": metric[1], "mean": mean, "low": mean - half, "high": mean + half, "n_seeds": 5, "sd": 0.01, "interval": "t",
-        "mde": 0.02, "chance": 0.1, "ceiling": 1.0,
+        "metric": metric[0], "metric_impl": metric[1], "mean": mean, "low": mean - half, "high": mean + half,
+        "n_seeds": 5, "sd": 0.01, "interval": "t", "mde": 0.02, "chance": 0.1, "ceiling": 1.0,
     } | changed  # fmt: skip
 
 
