@@ -394,9 +394,10 @@ class Plan:
         return {k: declared[k] for k in now if now[k] != declared[k]}
 
     def files(self, method: str, task: str, dataset: str) -> list[str]:
-        """Entries of datasets.yaml whose files a run is handed, because it starts from weights."""
-        wanted = self.params(method, task, dataset).get("pretrained", False)
-        return list(self.methods[method].get("files", [])) if wanted else []
+        """Entries of datasets.yaml whose files a run is handed, because its parameters ask for them."""
+        entry = self.methods[method]
+        wanted = self.params(method, task, dataset).get(entry.get("files_when", "pretrained"))
+        return list(entry.get("files", [])) if wanted else []
 
     @property
     def trials(self) -> int:
@@ -532,9 +533,10 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
                     f"workflow/methods.yaml: {name}.files: unknown dataset {dataset!r}"
                     f"{closest(dataset, datasets)}"
                 )
-            if not any("pretrained" in (params or {}) for params in entry["tasks"].values()):
+            when = entry.get("files_when", "pretrained")
+            if not any(when in (params or {}) for params in entry["tasks"].values()):
                 raise DeclarationError(
-                    f"workflow/methods.yaml: {name}.files: no task has the parameter 'pretrained', "
+                    f"workflow/methods.yaml: {name}.files: no task has the parameter {when!r}, "
                     "which says whether a run starts from them"
                 )
         for file in (script_of(name, entry), ROOT / f"envs/{entry['env']}.yaml"):
