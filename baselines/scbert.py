@@ -97,7 +97,7 @@ def learning_rate(epoch: int, top: float, least: float, cycle: int, warmup: int,
 
 
 def hold_out(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Choose validation cells, the same share of every class; True for those. A class keeps one to train on."""
+    """Choose validation cells (True), the same share of every class. A class keeps one to train on."""
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         cells = rng.permutation(np.flatnonzero(labels == label))

@@ -80,7 +80,7 @@ def _gene_sets(given: _io.Given, genes: list[str], read: Any) -> str | None:
             if len(known.intersection(members)) >= MIN_GENES]  # fmt: skip
     if not kept:
         _io.not_applicable(
-            f"TOSICA's tokens are gene sets, and no set of {path.name} has {MIN_GENES} of the {len(genes)} genes"
+            f"TOSICA's tokens are gene sets; none of {path.name} has {MIN_GENES} of the {len(genes)} genes"
         )
     given.info["n_gene_sets"] = min(len(kept), given.params["max_gs"])
     # fit_model takes a name with .gmt in it for a path, any other for one of its own
