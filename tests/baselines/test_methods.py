@@ -24,7 +24,7 @@ CASES = [(name, task) for name, entry in METHODS.items() for task in entry["task
 #: What makes a method quick enough for a test; every other parameter is as declared.
 QUICK = {
     "scvi": {"max_epochs": 2},
-    "scmamba2": {"d_model": 32, "n_layers": 1, "epochs": 2, "max_length": 41},
+    "scmamba2": {"pretrained": False, "d_model": 32, "n_layers": 1, "epochs": 2, "max_length": 41},
     "logistic_l1": {"C": [0.1, 10]},
     "logistic_l2": {"C": [0.1, 10]},
 }
