@@ -20,7 +20,7 @@ help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 # The pins live in one place, envs/bench.yaml, which --use-conda reads too.
-$(READY): envs/bench.yaml envs/dev.txt pyproject.toml
+$(READY): envs/bench.yaml envs/bench.post-deploy.sh envs/dev.txt pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { echo "make needs $(PYTHON); say PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "make needs Python 3.11, $(PYTHON) is $$($(PYTHON) --version)"; exit 1; }
@@ -29,6 +29,7 @@ $(READY): envs/bench.yaml envs/dev.txt pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $(VENV)/pins.txt -r envs/dev.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(VENV)/bin/pip check
+	$(RUN) bash envs/bench.post-deploy.sh
 	touch $(READY)
 
 demo: $(READY)  ## run the demonstration, then write its report (minutes, two cores, no network)

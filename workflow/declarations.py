@@ -233,7 +233,7 @@ def load_methods() -> dict[str, dict]:
         entry, new = declared[name], f"{name}_{suffix}"
         if problem := _unknown(changes, entry, name):
             raise DeclarationError(f"{source}: {problem}")
-        if new in declared:
+        if new in declared or new in expanded:
             raise DeclarationError(f"{source}: its method {new!r} stands in workflow/methods.yaml already")
         own = ("arms", "modes", "variants")
         expanded[new] = {key: value for key, value in entry.items() if key not in own} | {
@@ -291,6 +291,13 @@ def load_methods() -> dict[str, dict]:
             if problem := same(item["toggle"], _merged(known, under)):
                 raise DeclarationError(f"{source}.toggle: {problem}")
     return declared | expanded
+
+
+def script_of(name: str, entry: dict) -> Path:
+    """Return the script of a method: ``baselines/<script>.R`` where there is one, else ``.py``."""
+    stem = ROOT / "baselines" / entry.get("script", name)
+    in_r = stem.with_name(stem.name + ".R")
+    return in_r if in_r.exists() else stem.with_name(stem.name + ".py")
 
 
 @dataclass(frozen=True, order=True)
@@ -387,9 +394,10 @@ class Plan:
         return {k: declared[k] for k in now if now[k] != declared[k]}
 
     def files(self, method: str, task: str, dataset: str) -> list[str]:
-        """Entries of datasets.yaml whose files a run is handed, because it starts from weights."""
-        wanted = self.params(method, task, dataset).get("pretrained", False)
-        return list(self.methods[method].get("files", [])) if wanted else []
+        """Entries of datasets.yaml whose files a run is handed, because its parameters ask for them."""
+        entry = self.methods[method]
+        wanted = self.params(method, task, dataset).get(entry.get("files_when", "pretrained"))
+        return list(entry.get("files", [])) if wanted else []
 
     @property
     def trials(self) -> int:
@@ -525,17 +533,16 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
                     f"workflow/methods.yaml: {name}.files: unknown dataset {dataset!r}"
                     f"{closest(dataset, datasets)}"
                 )
-            if not any("pretrained" in (params or {}) for params in entry["tasks"].values()):
+            when = entry.get("files_when", "pretrained")
+            if not any(when in (params or {}) for params in entry["tasks"].values()):
                 raise DeclarationError(
-                    f"workflow/methods.yaml: {name}.files: no task has the parameter 'pretrained', "
+                    f"workflow/methods.yaml: {name}.files: no task has the parameter {when!r}, "
                     "which says whether a run starts from them"
                 )
-        for where, kind in ((ROOT / "baselines", "script"), (ROOT / "envs", "env")):
-            stem = entry.get("script", name) if kind == "script" else entry["env"]
-            file = where / (stem + (".py" if kind == "script" else ".yaml"))
+        for file in (script_of(name, entry), ROOT / f"envs/{entry['env']}.yaml"):
             if not file.exists():
+                others = [path.stem for path in file.parent.glob("[!_]*" + file.suffix)]
                 raise DeclarationError(
-                    f"workflow/methods.yaml: {name}: no {_shown(file)}"
-                    f"{closest(file.stem, [p.stem for p in where.glob('[!_]*' + file.suffix)])}"
+                    f"workflow/methods.yaml: {name}: no {_shown(file)}{closest(file.stem, others)}"
                 )
     return plan

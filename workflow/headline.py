@@ -184,7 +184,7 @@ def build(
     lacks: str = "",
 ) -> Headline:
     """Make the headline table of a task; ``lacks`` (see :func:`workflow.gate.lacks`) joins its title."""
-    variant = summary["variant_of"].notna() & (summary["variant_of"] != "") & (summary["mode"] == "repaired")
+    variant = summary["variant"].fillna("") != ""  # of a defect or conflict; modes and arms are rows
     table = cells(summary[(summary["task"] == task) & ~variant], metrics, published, apart)
     title = f"{task.capitalize()}: methods on datasets"
     return Headline(task, f"{title} ({lacks})" if lacks else title, caption(table), notes(table), table)

@@ -107,6 +107,8 @@ def variant_rows(
         entry = methods[str(method)]
         number, base = entry.get("variant", ""), entry.get("compared_with")
         theirs = _of(runs, task, dataset, base)
+        if entry.get("arm"):  # another model, not another way to compute: its row stands in the tables
+            continue
         if theirs.empty or str(method).endswith("_base"):
             continue
         change = register[number]["change"] if number else MODES[entry["mode"]]

@@ -39,7 +39,7 @@ class Task:
     config
         A preset's name or a :class:`~scmamba2.Config`. None: that of ``pretrained``, or ``"tiny"``.
     pretrained
-        Folder of a checkpoint to start from: its vocabulary is taken, and every tensor that fits. A
+        Checkpoint to start from, or its folder: its vocabulary is taken, and every tensor that fits. A
         backbone that does not fit whole is refused.
     seed
         Decides every random draw.
@@ -72,7 +72,7 @@ class Task:
         self,
         config: Config | str | None = None,
         *,
-        pretrained: str | os.PathLike[str] | None = None,
+        pretrained: str | os.PathLike[str] | checkpoints.Checkpoint | None = None,
         seed: int = 0,
         vocabulary: Vocabulary | None = None,
         device: str = "auto",
@@ -94,11 +94,13 @@ class Task:
             raise ValueError(f"device {device!r}: PyTorch {torch.__version__} finds no GPU here")
         self.pretrained: checkpoints.Checkpoint | None = None
         if pretrained is not None:
-            self.pretrained = checkpoints.load(pretrained)
+            if not isinstance(pretrained, checkpoints.Checkpoint):
+                pretrained = checkpoints.load(pretrained)
+            self.pretrained = pretrained
             # What a task decides is decided anew; sizes are those of the checkpoint.
             decided: dict[str, Any] = dict.fromkeys(self.defaults)
-            config = config or replace(self.pretrained.model.config, **decided)
-            vocabulary = vocabulary or self.pretrained.vocabulary
+            config = config or replace(pretrained.model.config, **decided)
+            vocabulary = vocabulary or pretrained.vocabulary
         self.config = resolve(config or "tiny", **self.defaults)
         self.training = Training(**{**self.training_defaults, **training})
         self.seed, self.device, self.folder = seed, torch.device(device), folder
@@ -112,6 +114,7 @@ class Task:
         self.model: ScMamba2 | None = None
         self.history: list[dict[str, float]] = []
         self.coverage = float("nan")
+        self.report: checkpoints.Report | None = None  # what became of the tensors of ``pretrained``
         self.warned: list[str] = []  # what was said once, by copies of this task too
 
     def _check(self) -> None:
@@ -225,11 +228,9 @@ class Task:
         and ``learnt``. A failure leaves this task as it was.
         """
         fitted = copy(self)
-        vocabulary = self.given_vocabulary
-        if vocabulary is None:
-            vocabulary = Vocabulary.from_genes(VERSION.sub(r"\1", name) for name in adata.var_names)
+        vocabulary = self._vocabulary_for(adata)
         (tokens,) = fitted._tokens(adata, vocabulary)
-        model = self._build(vocabulary, heads)
+        model = fitted._build(vocabulary, heads)
         vars(fitted).update(learnt, model=model, vocabulary=vocabulary)
 
         def look(history: list[dict[str, float]]) -> None:
@@ -251,12 +252,18 @@ class Task:
         )
         vars(self).update(vars(fitted))
 
+    def _vocabulary_for(self, adata: Any) -> Vocabulary:
+        """Return the vocabulary that was given, or one of the genes of ``adata``."""
+        if self.given_vocabulary is not None:
+            return self.given_vocabulary
+        return Vocabulary.from_genes(VERSION.sub(r"\1", name) for name in adata.var_names)
+
     def _build(self, vocabulary: Vocabulary, heads: dict[str, Any]) -> ScMamba2:
         with torch_stream(self.seed, "init"):
             model = ScMamba2(self.config, len(vocabulary), pad_id=vocabulary.pad, **heads)
         if self.pretrained is not None:
-            report = checkpoints.transfer(model, self.pretrained.model.state_dict())
-            log.info("from the checkpoint:\n%s", report)
+            self.report = checkpoints.transfer(model, self.pretrained.model.state_dict())
+            log.info("from the checkpoint:\n%s", self.report)
         model.mamba_encoder.recompute = self.training.recompute
         return model.to(self.device)
 

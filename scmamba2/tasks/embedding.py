@@ -10,15 +10,17 @@ import numpy as np
 from .. import checkpoints
 from .annotation import Annotator
 from .base import Task
+from .data import match_genes
 from .integration import Integrator
 
 __all__ = ["Embedder", "embed", "load"]
 
 
 class Embedder(Task):
-    """A pretrained model as it is, without a task: tokens as in pre-training.
+    """A model as it is, without a task: tokens as in pre-training.
 
-    Non-zero genes, at most 1,200 at random, plain bins; see :class:`~scmamba2.tasks.base.Task`.
+    Non-zero genes, at most 1,200 at random, plain bins; see :class:`~scmamba2.tasks.base.Task`. :func:`load`
+    reads one from a checkpoint; one that is made here needs :meth:`fit`.
     """
 
     defaults = {
@@ -32,6 +34,24 @@ class Embedder(Task):
     def _check(self) -> None:
         if self.config.dsbn:
             raise ValueError("this model has a batch norm per batch of its own data: fine-tune it first")
+
+    def fit(self, adata: Any) -> Embedder:
+        """Make the model: that of ``pretrained``, or one of random weights. Nothing is trained.
+
+        Parameters
+        ----------
+        adata
+            Cells by genes. Its genes are the vocabulary, where none is given.
+
+        Raises
+        ------
+        ValueError
+            If too few genes are known, or the backbone of ``pretrained`` does not fit whole.
+        """
+        vocabulary = self._vocabulary_for(adata)
+        self.coverage = match_genes(adata, vocabulary, self.min_coverage).coverage
+        self.model, self.vocabulary = self._build(vocabulary, {}).eval(), vocabulary
+        return self
 
 
 TASKS: dict[str, type[Task]] = {task.__name__: task for task in (Annotator, Integrator, Embedder)}

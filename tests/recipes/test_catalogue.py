@@ -20,7 +20,7 @@ from workflow.tidy import log_normalize
 
 DATASETS = load_yaml(WORKFLOW / "datasets.yaml", "datasets")
 PREPARED = [name for name, entry in DATASETS.items() if {"recipe", "obs"} & set(entry)]
-ELSEWHERE = {"pbmc_cite", "pbmc68k", "pbmc10k"}  # their recipes have tests on real files
+ELSEWHERE = {"pbmc_cite", "pbmc68k", "pbmc10k", "pbmc10k_mini"}  # their recipes have tests on real files
 
 
 def gears(cell_type: str, counts: str) -> Callable[[Path], dict[str, Path]]:

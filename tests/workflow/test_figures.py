@@ -178,6 +178,10 @@ def test_confusion_takes_ours_the_best_rival_and_the_best_control():
         "best control": "majority",
     }
     assert chosen(rows.iloc[:0], methods) == {}
+    methods["scmamba2_released"]["arm"] = "x"  # an arm stands in where the method itself has no value
+    alone = chosen(rows[rows["method"] != "scmamba2"], methods)
+    assert (alone["SC-MAMBA2"][0], alone["best rival"][0]) == ("scmamba2_released", "logistic_l2")
+    assert chosen(rows, methods)["SC-MAMBA2"][0] == "scmamba2"
     without = rows.assign(value=rows["value"].where(rows["method"] != "majority"))
     assert list(chosen(without, methods)) == ["SC-MAMBA2", "best rival"]
 

@@ -332,7 +332,7 @@ def runs_of(
 ) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"dataset": dataset, "seed": seed, "kind": "ours", "info": str(info)}
+            {"dataset": dataset, "method": "scmamba2", "seed": seed, "kind": "ours", "info": str(info)}
             for dataset, size in zip(datasets, sizes, strict=True)
             for info in [{"n_parameters": size} | ({"pretrained_cells": pretrained} if pretrained else {})]
             for seed in range(seeds)
@@ -371,7 +371,13 @@ def runs_of(
 def test_the_scale_is_said_in_one_sentence(sizes, datasets, pretrained, sentence):
     declared = {name: {"in_paper": "full"} for name in ("pbmc10k", "ms")}
     declared |= {name: {"in_paper": "no"} for name in ("pbmc_cite", "pbmc68k")}
-    assert page.scale_sentence(runs_of(sizes, datasets, pretrained), declared) == sentence
+    methods = {"scmamba2": {}, "scmamba2_scratch": {"arm": "scratch"}}
+    runs = runs_of(sizes, datasets, pretrained)
+    assert page.scale_sentence(runs, declared, methods) == sentence
+    arm = runs_of(sizes, datasets, 0).assign(method="scmamba2_scratch")
+    assert page.scale_sentence(pd.concat([runs, arm]), declared, methods) == sentence, "arms do not speak"
+    if not pretrained:
+        assert page.scale_sentence(arm, declared, methods) == sentence, "unless they are alone"
 
 
 @pytest.mark.parametrize(

@@ -425,3 +425,25 @@ def test_a_method_is_handed_the_files_that_it_starts_from(wrapper):
     _, record = wrapper(GOOD, "--fetched", str(fetched))
     assert (record["status"], record["reason"]) == ("no_data", "checkpoint: 404")
     assert "--files" not in wrapper(GOOD)[1]["command"]
+
+
+def test_a_method_in_r_says_what_is_missing(wrapper, monkeypatch):
+    (wrapper.folder / "baselines/trial.R").write_text("quit(status = 3)")
+    monkeypatch.setenv("PATH", str(wrapper.folder))
+    _, record = wrapper("", "--packages", "Seurat")
+    assert (record["status"], record["versions"]["R"]) == ("not_installed", None)
+    assert "Rscript is not on the PATH" in record["reason"]
+
+
+@pytest.mark.skipif(shutil.which("Rscript") is None, reason="there is no R on this machine")
+def test_a_method_in_r_runs_by_the_same_command_line(wrapper):
+    script = wrapper.folder / "baselines/trial.R"
+    script.write_text("cat(commandArgs(TRUE), sep = '\\n'); stop('no such gene')")
+    _, record = wrapper("", "--packages", "stats", "--params", '{"dims": 30}')
+    assert (record["status"], record["why"]) == ("failed", "error")
+    assert "no such gene" in record["reason"]
+    assert record["command"][:3] == ["Rscript", "--vanilla", str(script)]
+    assert '{"dims": 30}' in (wrapper.folder / "log.txt").read_text()
+    assert record["versions"]["stats"] == record["versions"]["R"] != ""
+    _, record = wrapper("", "--packages", "stats,noSuchPackage")
+    assert record["reason"] == "noSuchPackage not installed in this environment"

@@ -7,7 +7,7 @@ import shlex
 from snakemake.exceptions import WorkflowError
 
 from workflow.fetching.addresses import addresses
-from workflow.declarations import DeclarationError, load_plan, load_yaml
+from workflow.declarations import DeclarationError, load_plan, load_yaml, script_of
 from workflow.tasks import NAMES as TASKS
 
 try:

@@ -9,7 +9,7 @@ for method, entry in PLAN.methods.items():
             f"run_{method}"
         input:
             prepared="<results>/data/{dataset}/{task}/prepared.json",
-            script=ROOT / f"baselines/{entry.get('script', method)}.py",
+            script=script_of(method, entry),
             code=code_of(*entry.get("uses", [])),
             fetched=fetched_for(method),
             tuned=tuned_for(method),
@@ -57,7 +57,7 @@ for method, entry in PLAN.methods.items():
                 f"tune_{method}"
             input:
                 prepared="<results>/data/{dataset}/{task}/prepared.json",
-                script=ROOT / f"baselines/{entry.get('script', method)}.py",
+                script=script_of(method, entry),
                 code=code_of(*entry.get("uses", [])),
                 fetched=fetched_for(method),
             output:

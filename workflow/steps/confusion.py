@@ -31,14 +31,17 @@ def chosen(rows: pd.DataFrame, methods: Mapping[str, Mapping]) -> dict[str, tupl
     rows
         Scores of one dataset; rows of the level ``run`` count.
     methods
-        Declarations. Variants of a method and oracles take no part.
+        Declarations. Modes and variants of a method and oracles take no part; an arm, such as the one from
+        scratch, only where no method itself has a value.
     """
     metric, impl = tasks.get("annotation").HEADLINE[0]
     rows = rows[(rows["unit_level"] == "run") & (rows["metric"] == metric) & (rows["metric_impl"] == impl)]
     means = rows.groupby("method")["value"].mean().dropna()
     panels = {}
     for role, kinds in PANELS.items():
-        able = [m for m in means.index if methods[m]["kind"] in kinds and not methods[m].get("variant_of")]
+        mine = [m for m in means.index if methods[m]["kind"] in kinds]
+        able = [m for m in mine if not methods[m].get("variant_of")]
+        able = able or [m for m in mine if methods[m].get("arm")]
         if able:
             panels[role] = (str(means[able].idxmax()), float(means[able].max()))
     return panels

@@ -22,8 +22,8 @@ KEPT = [
     "changed_params", "tuning_trials", "info", "versions", "hardware", "commit", "finished",
 ]  # fmt: skip
 SUMMARY = [
-    "task", "dataset", "method", "title", "kind", "mode", "variant_of", "metric", "metric_impl", "mean",
-    "low", "high", "n_seeds", "sd", "interval", "mde", "chance", "ceiling",
+    "task", "dataset", "method", "title", "kind", "mode", "variant_of", "variant", "metric", "metric_impl",
+    "mean", "low", "high", "n_seeds", "sd", "interval", "mde", "chance", "ceiling",
 ]  # fmt: skip
 
 
@@ -43,7 +43,8 @@ def summarise(evidence: Evidence, methods: dict[str, dict]) -> pd.DataFrame:
             mean = estimate.interval
             line = {"task": task, "dataset": dataset, "method": method, "title": entry["title"]}
             line |= {"kind": entry["kind"], "mode": entry.get("mode", "repaired")}
-            line |= {"variant_of": entry.get("variant_of", ""), "metric": metric, "metric_impl": impl}
+            line |= {"variant_of": entry.get("variant_of", ""), "variant": entry.get("variant", "")}
+            line |= {"metric": metric, "metric_impl": impl}
             line |= {"mean": mean.mean, "low": mean.low, "high": mean.high, "n_seeds": mean.n}
             line |= {"sd": mean.sd, "interval": estimate.kind, "mde": estimate.mde}
             line["chance"] = evidence.chance(task, dataset, metric, method, impl)

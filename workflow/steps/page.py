@@ -262,16 +262,21 @@ def as_dict(text: Any) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def scale_sentence(runs: pd.DataFrame, datasets: dict[str, dict]) -> str:
+def scale_sentence(runs: pd.DataFrame, datasets: dict[str, dict], methods: dict[str, dict]) -> str:
     """Say in one sentence what scale this run had: whose data, how large and how trained a model, seeds.
 
-    A run that does not say on how many cells its model was pre-trained counts as one without.
+    A run that does not say on how many cells its model was pre-trained counts as one without. Arms are left
+    out, such as the one from scratch, unless only they ran.
     """
     used = [name for name in runs["dataset"].unique() if name in datasets]
     own = [name for name in used if datasets[name]["in_paper"] == "full"]
-    infos = [as_dict(info) for info in runs.loc[runs["kind"] == "ours", "info"]]
-    sizes = sorted({float(info["n_parameters"]) for info in infos if info.get("n_parameters")})
-    scratch = not all(info.get("pretrained_cells") for info in infos if info.get("n_parameters"))
+    ours = runs[runs["kind"] == "ours"]
+    arms = ours["method"].map(lambda name: bool(methods.get(name, {}).get("arm"))).astype(bool)
+    infos: list[dict] = []
+    for mine in (ours[~arms], ours):
+        infos = infos or [i for i in map(as_dict, mine["info"]) if i.get("n_parameters")]
+    sizes = sorted({float(info["n_parameters"]) for info in infos})
+    scratch = not all(info.get("pretrained_cells") for info in infos)
     parts = []
     small = bool(sizes) and sizes[0] < 0.8 * PAPER_PARAMETERS
     if small:
@@ -647,7 +652,7 @@ def build(folder: Path) -> str:
     return environment_.get_template("page.html.j2").render(
         run=folder.resolve().name,
         style=Markup((REPORT / "page.css").read_text(encoding="utf-8")),
-        scale=scale_sentence(runs, datasets),
+        scale=scale_sentence(runs, datasets, methods),
         classes=VERDICT_CLASSES,
         means=VERDICT_MEANS,
         slug=slug,

@@ -329,6 +329,24 @@ def versions(packages: list[str]) -> dict[str, str | None]:
     return found
 
 
+def r_versions(packages: list[str]) -> dict[str, str | None]:
+    """Return the version of R and of each R package, None where it is missing; R itself is called R.
+
+    All of them are None without ``Rscript``.
+    """
+    found: dict[str, str | None] = dict.fromkeys(["R", *packages])
+    if shutil.which("Rscript") is None:
+        return found
+    ask = 'cat("R", as.character(getRversion()), "\\n"); for (p in commandArgs(TRUE)) cat(p, tryCatch('
+    ask += 'as.character(packageVersion(p)), error = function(e) "-"), "\\n")'
+    answer = subprocess.run(["Rscript", "--vanilla", "-e", ask, *packages], capture_output=True, text=True)
+    for line in answer.stdout.splitlines():
+        name, _, version = line.strip().partition(" ")
+        if name in found and version != "-":
+            found[name] = version
+    return found
+
+
 def fetched_files(records: list[Path]) -> tuple[dict[str, dict], str]:
     """Return the files that a method starts from, and why they are not all here (empty: they are).
 
@@ -393,7 +411,9 @@ def main() -> int:
             changed.setdefault(key, params[key])
             params[key] = value
     packages = [name for name in args.packages.split(",") if name]
-    found = versions(packages)
+    script = ROOT / "baselines" / f"{args.script}.R"
+    in_r = script.exists()
+    found = r_versions(packages) if in_r else versions(packages)
     record: dict = {
         "run_id": f"{args.task}/{args.dataset}/{args.method}/{args.seed}",
         "task": args.task,
@@ -429,13 +449,17 @@ def main() -> int:
         }
     elif no_files:
         record |= {"status": "no_data", "reason": no_files}
+    elif "R" in missing:
+        record |= {"status": "not_installed", "reason": "Rscript is not on the PATH; it runs in R"}
     elif missing:
         record |= {
             "status": "not_installed",
             "reason": f"{', '.join(missing)} not installed in this environment",
         }
     else:
-        command = [sys.executable, "-m", f"baselines.{args.script}", "--task", args.task]
+        program = [sys.executable, "-m", f"baselines.{args.script}"]
+        command = ["Rscript", "--vanilla", str(script)] if in_r else program
+        command += ["--task", args.task]
         command += ["--input", str(source / "input.h5ad"), "--output", str(output)]
         command += [
             "--seed",
