@@ -111,7 +111,7 @@ def test_genes_are_chosen_on_the_reference_unless_all_cells_may_take_part(method
 
 def test_the_depth_of_a_cell_does_not_move_it_to_another_centroid():
     call = given("nearest_centroid", "annotation")
-    relabel(call, ["a", "b", "c", "d"] * 12)  # labels without meaning, so that centroids are close
+    relabel(call, ["a", "b", "c", "d"] * 11)  # labels without meaning, so that centroids are close
     found = nearest_centroid.annotation(call)
     query = (call.adata.obs["split"] == "query").to_numpy()
     call.adata.X = call.adata.X.multiply(np.where(query, 0.2, 1.0)[:, None]).tocsr()
@@ -120,7 +120,7 @@ def test_the_depth_of_a_cell_does_not_move_it_to_another_centroid():
 
 def test_the_svm_is_scikit_learns_on_all_genes():
     call = given("linear_svm", "annotation")
-    relabel(call, ["a", "b", "c", "d"] * 12)  # hard to tell apart, so that C matters
+    relabel(call, ["a", "b", "c", "d"] * 11)  # hard to tell apart, so that C matters
     call.adata.var["highly_variable"] = False
     reference = call.reference
     expected = LinearSVC(C=1.0, random_state=0).fit(reference.X, reference.obs["label"].astype(str))
@@ -224,7 +224,7 @@ def test_celltypist_leaves_the_home_folder_alone(tmp_path, monkeypatch):
 
 # scANVI
 
-TINY = {"max_epochs": 1, "scanvi_epochs": 1, "n_latent": 4, "n_layers": 1}
+TINY = {"scvi_epochs": 1, "max_epochs": 1, "n_latent": 4, "n_layers": 1}
 
 
 def test_scanvi_uses_no_label_of_the_query():
