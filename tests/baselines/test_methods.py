@@ -53,8 +53,8 @@ QUICK: dict[str, dict] = {
 #: Methods whose result another seed must change; the oracle's noise is drawn, too. All others repeat exactly.
 RANDOM = {
     "random_embedding", "label_onehot", "shuffled_labels", "harmony", "scvi", "scanvi", "stratified_random",
-    "gradient_boosting", "scgpt", "scgpt_scratch", "scgpt_zero_shot", "tosica", "scbert", "scbert_scratch", "scmamba2",
-    "scmamba2_scratch", "scmamba2_untrained", "scmamba2_frozen_untrained",
+    "gradient_boosting", "scgpt", "scgpt_scratch", "scgpt_zero_shot", "tosica", "scbert", "scbert_scratch",
+    "scmamba2", "scmamba2_scratch", "scmamba2_untrained", "scmamba2_frozen_untrained",
 }  # fmt: skip
 #: Scripts that model counts: not applicable where there are none.
 MODELS_COUNTS = {"scvi", "scanvi"}
