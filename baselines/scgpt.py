@@ -97,9 +97,7 @@ def _start(given: _io.Given, adata: ad.AnnData) -> Start:
         sizes = {name: given.params[name] for name in SIZES}
     known = np.array([gene in vocabulary for gene in genes], dtype=bool)
     if not known.any():
-        _io.not_applicable(
-            f"scGPT's vocabulary of gene symbols has none of the {len(genes)} genes {genes[:3]}"
-        )
+        _io.not_applicable(f"scGPT's vocabulary of gene symbols has none of the genes {genes[:3].tolist()}")
     given.info |= {"n_genes": int(known.sum()), "gene_coverage": float(known.mean())}
     ids = np.array(vocabulary(genes[known].tolist()), dtype=np.int64)
     return Start(scgpt, vocabulary, sizes, weights, known, _bins(given, scgpt, adata[:, known]), ids)
