@@ -25,7 +25,7 @@ def scgpt(folder: Path, genes: list[str]) -> dict[str, Path]:
     """Write args.json, best_model.pt and vocab.json as the authors of scGPT do."""
     from baselines import _torchtext
 
-    _torchtext.stand_in()
+    _torchtext.register()
     from scgpt.model import TransformerModel
 
     vocabulary = {token: k for k, token in enumerate([*genes, "<pad>", "<cls>", "<eoc>"])}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -52,8 +53,8 @@ QUICK: dict[str, dict] = {
 #: Methods whose result another seed must change; the oracle's noise is drawn, too. All others repeat exactly.
 RANDOM = {
     "random_embedding", "label_onehot", "shuffled_labels", "harmony", "scvi", "scanvi", "stratified_random",
-    "gradient_boosting", "scgpt", "scgpt_scratch", "tosica", "scbert", "scbert_scratch", "scmamba2",
-    "scmamba2_scratch", "scmamba2_untrained", "scmamba2_frozen_untrained",
+    "gradient_boosting", "scgpt", "scgpt_scratch", "scgpt_zero_shot", "tosica", "scbert", "scbert_scratch",
+    "scmamba2", "scmamba2_scratch", "scmamba2_untrained", "scmamba2_frozen_untrained",
 }  # fmt: skip
 #: Scripts that model counts: not applicable where there are none.
 MODELS_COUNTS = {"scvi", "scanvi"}
@@ -397,6 +398,8 @@ def test_a_script_has_a_function_for_each_task_that_its_entries_declare(script):
 def test_what_is_declared_is_read_and_what_is_read_is_declared(script):
     """Every parameter stands in the script as a word, and every ``params["word"]`` is declared."""
     text = script.read_text()
+    for other in re.findall(r"^from baselines\.(\w+) import", text, re.M):  # whose function it uses
+        text += script.with_name(f"{other}.py").read_text()
     mine = [entry for name, entry in METHODS.items() if script_of(name, entry) == script]
     declared = {key for entry in mine for params in entry["tasks"].values() for key in params or {}}
     if script.suffix == ".py":
