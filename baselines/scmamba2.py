@@ -182,16 +182,19 @@ def _describe(given: _io.Given, model: Model, probes: Probes) -> None:
         return
     report, config = model.report, model.config
     own = report.loaded | report.missing | {name: shape for name, (_, shape) in report.mismatched.items()}
-    notes = list(model.pretrained.provenance["notes"])
+    tensors = len(report.loaded) / len(own)
+    values = sum(map(prod, report.loaded.values())) / sum(map(prod, own.values()))
+    notes = [f"{tensors:.0%} of the tensors and {values:.1%} of the values are the published ones"]
+    notes += model.pretrained.provenance["notes"]
     for name in ("d_model", "n_layers"):
         asked, found = given.params[name], getattr(config, name)
         if asked != found:
             notes.append(f"{name} is {asked} in the parameters; the tensors, which decide, say {found}")
     given.info |= {
         "pretrained_cells": PRETRAINED_CELLS,
-        "tensors_loaded": len(report.loaded) / len(own),  # of those that the model has
-        "values_loaded": sum(map(prod, report.loaded.values())) / sum(map(prod, own.values())),
-        "checkpoint_notes": notes,
+        "tensors_loaded": tensors,  # share of those that the model has
+        "values_loaded": values,
+        "bridge": notes,
     }
 
 
