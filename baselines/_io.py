@@ -99,6 +99,33 @@ def dense(matrix: Any) -> np.ndarray:
     return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float32)
 
 
+def check_input(adata: ad.AnnData, task: str) -> None:
+    """Refuse input that a method would only trip over later, or not notice at all.
+
+    Raises
+    ------
+    ValueError
+        If a column of ``obs`` is missing, reference cells or their labels are, or X is not finite.
+    """
+    for name in {"integration": ["batch"], "annotation": ["split", "label"]}[task]:
+        if name not in adata.obs:
+            found = ", ".join(adata.obs.columns) or "none"
+            raise ValueError(f"obs column {name!r} is missing (found: {found}); {task} needs it")
+    values = adata.X.data if hasattr(adata.X, "indptr") else np.asarray(adata.X)
+    if bad := int((~np.isfinite(values)).sum()):
+        raise ValueError(
+            f"X holds {bad} value{'s' * (bad > 1)} that is not finite; expected log-normalised values"
+        )
+    if task == "annotation":
+        split = adata.obs["split"]
+        for side in ("reference", "query"):
+            if not (split == side).any():
+                found = ", ".join(map(repr, split.unique()))
+                raise ValueError(f"obs column 'split': no cell is {side!r} (found: {found})")
+        if bad := int(adata.obs.loc[split == "reference", "label"].isna().sum()):
+            raise ValueError(f"obs column 'label': {bad} reference cells have no label")
+
+
 def not_applicable(reason: str) -> NoReturn:
     """End the run and say that this method cannot do this dataset. It is no failure."""
     print(reason, file=sys.stderr)
@@ -140,6 +167,7 @@ def main(**functions: Callable[[Given], np.ndarray]) -> None:
         solution=ad.read_h5ad(args.solution) if args.solution else None,
         files={name: {k: Path(v) for k, v in of.items()} for name, of in args.files.items()},
     )
+    check_input(given.adata, args.task)
     result = functions[args.task](given)
     integration = args.task == "integration"
     names = (given.adata if integration else given.query).obs_names

@@ -16,6 +16,10 @@ from baselines.pca import integration as pca
 
 def integration(given: _io.Given) -> np.ndarray:
     """Return the corrected principal components."""
+    if given.adata.obs["batch"].nunique() < 2:
+        _io.not_applicable("Harmony corrects one batch towards another, and there is only one")
+    if given.adata.n_obs < 16:
+        _io.not_applicable(f"Harmony makes a cluster per 30 cells, and there are {given.adata.n_obs}")
     params = dict(given.params)
     components = pca(replace(given, params={"n_components": params.pop("n_components")}))
     logging.getLogger("harmonypy").setLevel(logging.WARNING)

@@ -13,6 +13,7 @@ from baselines import _io
 def integration(given: _io.Given) -> np.ndarray:
     """Return the one-hot labels plus Gaussian noise."""
     assert given.solution is not None, "label_onehot is an oracle: methods.yaml must say so"
+    given.info["n_genes"] = 0
     onehot = pd.get_dummies(given.solution.obs["label"].astype(str)).to_numpy(dtype=float)
     rng = np.random.default_rng(given.seed)
     return onehot + rng.normal(scale=given.params["noise_sd"], size=onehot.shape)

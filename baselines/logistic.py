@@ -18,6 +18,13 @@ def annotation(given: _io.Given) -> np.ndarray:
     params = given.params
     reference = given.reference
     given.info["n_genes"] = reference.n_vars
+    sizes = reference.obs["label"].value_counts()
+    n_folds = min(params["n_folds"], sizes.max())
+    if (sizes > 0).sum() < 2 or n_folds < 2:
+        _io.not_applicable(
+            "to choose C by cross-validation takes two labels in the reference, one of them with two cells; "
+            f"found {(sizes > 0).sum()}, the largest with {sizes.max()}"
+        )
     warnings.filterwarnings("ignore", category=ConvergenceWarning)
     warnings.filterwarnings("ignore", message="The least populated class")
     classifier = LogisticRegression(
@@ -29,7 +36,7 @@ def annotation(given: _io.Given) -> np.ndarray:
     search = GridSearchCV(
         make_pipeline(MaxAbsScaler(), OneVsRestClassifier(classifier)),
         {"onevsrestclassifier__estimator__C": params["C"]},
-        cv=StratifiedKFold(params["n_folds"], shuffle=True, random_state=given.seed),
+        cv=StratifiedKFold(n_folds, shuffle=True, random_state=given.seed),
         n_jobs=None,
     )
     search.fit(reference.X, reference.obs["label"].astype(str))

@@ -22,7 +22,6 @@ from torch import nn
 from baselines import _io
 
 PRETRAINED_CELLS = 1_126_580  # PanglaoDB as the paper counts it
-#: Sizes below those of the authors make a run from scratch "at reduced scale", as does being from scratch.
 BRIDGE = [
     "fine-tuning loop and classifier rewritten for one process: the authors' script needs torch.distributed "
     "with NCCL",
@@ -50,7 +49,7 @@ def read_genes(path: Path) -> list[str]:
     text = path.read_text()
     if text.lstrip()[:1] in ("[", "{"):
         found = json.loads(text)
-        return sorted(found, key=found.get) if isinstance(found, dict) else [str(name) for name in found]
+        return sorted(found, key=lambda gene: found[gene]) if isinstance(found, dict) else list(found)
     return text.split()
 
 
@@ -86,7 +85,14 @@ def learning_rate(epoch: int, top: float, least: float, cycle: int, warmup: int,
 
     It climbs in a line over ``warmup`` epochs and falls along half a cosine to the end of the cycle. Each
     following cycle is twice as long without its warm-up, and its top is ``gamma`` times as high.
+
+    Raises
+    ------
+    ValueError
+        If the warm-up does not end before the cycle.
     """
+    if cycle <= warmup:
+        raise ValueError(f"warmup must be less than cycle ({cycle} epochs), not {warmup}")
     while epoch >= cycle:
         epoch, cycle, top = epoch - cycle, 2 * (cycle - warmup) + warmup, top * gamma
     if epoch < warmup:
@@ -97,7 +103,7 @@ def learning_rate(epoch: int, top: float, least: float, cycle: int, warmup: int,
 
 
 def hold_out(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Choose validation cells, the same share of every class; True for those. A class keeps one to train on."""
+    """Return True for validation cells, the same share of every class, which keeps one to train on."""
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         cells = rng.permutation(np.flatnonzero(labels == label))
@@ -252,15 +258,16 @@ def annotation(given: _io.Given) -> np.ndarray:
     params = given.params
     genes, weights = list(given.adata.var_names), None
     if params["pretrained"]:
-        files = given.files["checkpoint_scbert"]
+        files = given.files.get("checkpoint_scbert", {})
+        if "weights" not in files:
+            raise ValueError("pretrained is true, and --files names no checkpoint_scbert with its weights")
         if "genes" not in files:
             _io.not_applicable(
                 "the weights of scBERT do not name their genes, and the list of them (panglao_10000.h5ad) "
                 "could not be had"
             )
         weights, vocabulary = files["weights"], read_genes(files["genes"])
-        place = {gene: k for k, gene in enumerate(genes)}
-        columns = np.array([place.get(gene, -1) for gene in vocabulary])
+        columns = given.adata.var_names.get_indexer(vocabulary)
         scope = columns[columns >= 0]
         if not len(scope):
             _io.not_applicable(f"scBERT knows none of the {len(genes)} genes (the first is {genes[0]})")

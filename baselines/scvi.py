@@ -16,7 +16,8 @@ def integration(given: _io.Given) -> np.ndarray:
     import scvi
     import torch
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(given.threads)
     scvi.settings.seed = given.seed
     adata = given.highly_variable().copy()

@@ -46,12 +46,13 @@ read_input <- function(path, scope) {
   obs <- file[["obs"]]
   names <- as.character(obs[[h5attr(obs, "_index")]][])
   X <- genes_by_cells(file[["X"]])
+  bad <- sum(!is.finite(X@x))
+  if (bad) stop("X holds ", bad, if (bad == 1) " value that is" else " values that are", " not finite", call. = FALSE)
   wanted <- if (scope == "all") "highly_variable_all" else "highly_variable"
   chosen <- which(file[["var"]][[wanted]][] == TRUE)
   X <- X[chosen, , drop = FALSE]
   # names of our own: Seurat changes underscores, and a name may stand in two batches
   dimnames(X) <- list(paste0("g", seq_len(nrow(X))), paste0("c", seq_len(ncol(X))))
-  if (any(!is.finite(X@x))) stop("X holds values that are not finite", call. = FALSE)
   columns <- intersect(c("batch", "split", "label"), names(obs))
   list(X = X, cells = names, obs = sapply(columns, function(name) column(obs, name), simplify = FALSE))
 }
@@ -110,7 +111,7 @@ lowered <- function(k, what, run) {
   stop(what, ": ", conditionMessage(result), call. = FALSE)
 }
 
-integration <- function(given, params, seed) {
+integration <- function(given, params) {
   batch <- given$obs$batch
   if (is.null(batch)) stop("obs column 'batch' is missing", call. = FALSE)
   sizes <- table(batch)
@@ -125,7 +126,7 @@ integration <- function(given, params, seed) {
   if (params$reduction == "rpca") {
     objects <- lapply(objects, function(object) {
       object <- ScaleData(object, features = genes, verbose = FALSE)
-      RunPCA(object, features = genes, npcs = dims, seed.use = seed, verbose = FALSE, approx = dims < min(sizes) / 2)
+      RunPCA(object, features = genes, npcs = dims, verbose = FALSE, approx = dims < min(sizes) / 2)
     })
   }
   anchors <- FindIntegrationAnchors(
@@ -139,12 +140,12 @@ integration <- function(given, params, seed) {
   whole <- found$result
   DefaultAssay(whole) <- "integrated"
   whole <- ScaleData(whole, verbose = FALSE)
-  whole <- RunPCA(whole, npcs = dims, seed.use = seed, verbose = FALSE)
+  whole <- RunPCA(whole, npcs = dims, verbose = FALSE)
   embedding <- Embeddings(whole, "pca")[colnames(given$X), , drop = FALSE]
   list(embedding = unname(embedding), info = list(k_weight = found$k, n_anchors = nrow(anchors@anchors)))
 }
 
-annotation <- function(given, params, seed) {
+annotation <- function(given, params) {
   query <- given$obs$split == "query"
   labels <- given$obs$label[!query]
   if (length(unique(labels)) < 2) not_applicable("the reference has one label only, so there is nothing to transfer")
@@ -169,10 +170,9 @@ args <- as.list(setNames(words[c(FALSE, TRUE)], sub("^--", "", words[c(TRUE, FAL
 tasks <- list(integration = integration, annotation = annotation)
 if (!args$task %in% names(tasks)) stop("--task must be integration or annotation, not ", args$task, call. = FALSE)
 params <- jsonlite::fromJSON(args$params)
-seed <- as.integer(args$seed)
-set.seed(seed)
+set.seed(42)  # as Seurat seeds its own steps: the seed of the run would move the last digits and nothing else
 given <- read_input(args$input, if (is.null(params$feature_scope)) "train" else params$feature_scope)
-result <- tasks[[args$task]](given, params, seed)
+result <- tasks[[args$task]](given, params)
 info <- c(result$info, list(
   n_genes = nrow(given$X),
   bridge = list("genes and normalisation are the suite's, the same for every method")

@@ -80,7 +80,8 @@ def _gene_sets(given: _io.Given, genes: list[str], read: Any) -> str | None:
             if len(known.intersection(members)) >= MIN_GENES]  # fmt: skip
     if not kept:
         _io.not_applicable(
-            f"TOSICA's tokens are gene sets, and no set of {path.name} has {MIN_GENES} of the {len(genes)} genes"
+            f"TOSICA needs gene sets with {MIN_GENES} genes of the data or more, and {path.name} has none "
+            f"for these {len(genes)} genes"
         )
     given.info["n_gene_sets"] = min(len(kept), given.params["max_gs"])
     # fit_model takes a name with .gmt in it for a path, any other for one of its own
@@ -153,7 +154,10 @@ def _predict(model: Any, matrix: Any, device: Any, batch_size: int = 50) -> np.n
     with torch.inference_mode():
         for start in range(0, matrix.shape[0], batch_size):
             batch = torch.from_numpy(_io.dense(matrix[start : start + batch_size]))
-            found.append(model(batch.to(device))[1].argmax(dim=1).cpu().numpy())
+            n_cells = len(batch)
+            if n_cells == 1:  # TOSICA squeezes the axis of the cells away, and crashes
+                batch = batch.repeat(2, 1)
+            found.append(model(batch.to(device))[1][:n_cells].argmax(dim=1).cpu().numpy())
     return np.concatenate(found)
 
 

@@ -169,7 +169,7 @@ def one_label(adata: ad.AnnData) -> None:
     [
         (one_batch, "integration", 99, "there is one batch only"),
         (no_batch, "integration", 1, "obs column 'batch' is missing"),
-        (nan, "integration", 1, "X holds values that are not finite"),
+        (nan, "integration", 1, "X holds 1 value that is not finite"),
         (one_label, "annotation", 99, "the reference has one label only"),
     ],
 )
