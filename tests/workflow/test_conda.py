@@ -40,6 +40,7 @@ def test_the_papers_command_runs_every_step_in_its_environment(tiny):
     ended = run(tiny)
     assert ended.returncode == 0, ended.stderr
     assert "1 of 1 runs ok" in ended.stderr
+    assert "Running post-deploy script" in ended.stderr  # envs/bench.post-deploy.sh
     record = read_json(tiny.folder / "out/runs/integration/cells/pca/0/run.json")
     assert ".snakemake/conda/" in record["command"][0]
     pins = yaml.safe_load((ROOT / "envs/bench.yaml").read_text())["dependencies"][2]["pip"]

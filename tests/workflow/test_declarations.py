@@ -207,7 +207,8 @@ def test_resources_come_from_the_configuration_first(config):
 def test_every_script_has_an_entry_and_every_entry_a_script():
     methods = load_yaml(WORKFLOW / "methods.yaml", "methods")
     declared = {entry.get("script", name) for name, entry in methods.items()}
-    written = {p.stem for p in (ROOT / "baselines").glob("*.py") if not p.stem.startswith("_")}
+    scripts = [p for p in (ROOT / "baselines").iterdir() if p.suffix in (".py", ".R")]
+    written = {p.stem for p in scripts if not p.stem.startswith("_")}
     assert declared == written
 
 
