@@ -280,7 +280,7 @@ def test_killed_download_goes_on(source, folder, tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
-        for _ in range(1_000):
+        for _ in range(3_000):
             if len(list(again.glob("[a-z]*-0000?"))) >= 3 and list(again.glob(".*.part")):
                 break
             assert process.poll() is None
