@@ -62,8 +62,10 @@ catalogue: $(READY)  ## write the catalogue of datasets into results/README.md a
 	sed -i '/^<!-- catalogue/q' results/README.md
 	$(RUN) python -m workflow.steps.inventory --markdown >> results/README.md
 
-test: $(READY)  ## run all tests
-	$(RUN) python -m pytest
+# One process per core, four at most (each holds up to 2 GB); a file of tests stays in one process, as what its
+# tests share is made once. By hand, `pytest tests/...` runs one after the other.
+test: $(READY)  ## run all tests, up to four at once
+	$(RUN) python -m pytest -n logical --maxprocesses 4 --dist loadscope
 
 lint: $(READY)  ## check style, types and the workflow
 	$(RUN) ruff check .

@@ -90,9 +90,7 @@ class Vocab:
         if token in self._numbers:
             raise RuntimeError(f"token {token!r} stands twice, first as number {self._numbers[token]}")
         if not 0 <= index <= len(self):
-            raise RuntimeError(
-                f"token {token!r} cannot be number {index}: the vocabulary ends at {len(self)}"
-            )
+            raise RuntimeError(f"token {token!r} cannot be number {index}: {len(self)} is the next")
         self._tokens.insert(index, token)
         # From the end, as when a file is read, this is one step, so that 60,000 genes load at once.
         for number in range(index, len(self._tokens)):

@@ -38,14 +38,14 @@ def annotation(given: _io.Given) -> np.ndarray:
     how = {"accelerator": "gpu" if given.gpu else "cpu", "devices": 1, "logger": False}
     how |= {"enable_checkpointing": False, "enable_progress_bar": False}
     pretrained = scvi.model.SCVI(adata, **shape)
-    pretrained.train(max_epochs=params["max_epochs"], **how)
+    pretrained.train(max_epochs=params["scvi_epochs"], **how)
     model = scvi.model.SCANVI.from_scvi_model(pretrained, unlabeled_category=unknown)
     # Nothing is chosen on a validation part, so none is held out: a label may have one cell. Of each label
     # so many cells are drawn; a last mini-batch of one cell would stop the batch normalisation.
     drawn = int(np.minimum(n_cells, params["n_samples_per_label"]).sum())
     size = next(size for size in range(128, 1, -1) if adata.n_obs % size != 1 and drawn % size != 1)
     model.train(
-        max_epochs=params["scanvi_epochs"],
+        max_epochs=params["max_epochs"],
         n_samples_per_label=params["n_samples_per_label"],
         train_size=1.0,
         batch_size=size,

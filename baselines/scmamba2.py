@@ -40,6 +40,7 @@ from scmamba2.vocabulary import Vocabulary
 
 TRAINING = [field.name for field in fields(Training)]
 READING = ("batch_size", "precision", "eval_precision")  # what of it matters to a model that is not trained
+SIZES = ("d_model", "n_layers")
 PROBES = ("trace_every", "probe_orders")
 NOT_OF_THE_MODEL = (*PROBES, "pretrained", "known_genes", "feature_scope", "frozen")
 
@@ -81,9 +82,9 @@ def _task(kind: type[Kind], given: _io.Given, adata: ad.AnnData) -> Kind:
             raise ValueError(f"known_genes: {known!r} is of a vocabulary of our own, so pretrained: false")
         checkpoint = _published(given)
         # Sizes are those of the tensors; what the library's tasks decide, they decide.
-        del params["d_model"], params["n_layers"]
+        own = {key: value for key, value in params.items() if key not in SIZES}
         undecided: dict[str, Any] = dict.fromkeys(Integrator.defaults)
-        config = replace(checkpoint.model.config, dsbn_affine=False, **(undecided | params))
+        config = replace(checkpoint.model.config, dsbn_affine=False, **(undecided | own))
     else:
         config = Config(**params)
     if kind is Embedder:
@@ -182,23 +183,26 @@ def _describe(given: _io.Given, model: Model, probes: Probes) -> None:
         return
     report, config = model.report, model.config
     own = report.loaded | report.missing | {name: shape for name, (_, shape) in report.mismatched.items()}
-    notes = list(model.pretrained.provenance["notes"])
-    for name in ("d_model", "n_layers"):
-        asked, found = given.params[name], getattr(config, name)
-        if asked != found:
+    tensors = len(report.loaded) / len(own)
+    values = sum(map(prod, report.loaded.values())) / sum(map(prod, own.values()))
+    notes = [f"{tensors:.0%} of the tensors and {values:.1%} of the values are the published ones"]
+    notes += model.pretrained.provenance["notes"]
+    for name in SIZES:
+        asked, found = given.params.get(name), getattr(config, name)
+        if asked not in (None, found):
             notes.append(f"{name} is {asked} in the parameters; the tensors, which decide, say {found}")
     given.info |= {
         "pretrained_cells": PRETRAINED_CELLS,
-        "tensors_loaded": len(report.loaded) / len(own),  # of those that the model has
-        "values_loaded": sum(map(prod, report.loaded.values())) / sum(map(prod, own.values())),
-        "checkpoint_notes": notes,
+        "tensors_loaded": tensors,  # share of those that the model has
+        "values_loaded": values,
+        "bridge": notes,
     }
 
 
 def integration(given: _io.Given) -> np.ndarray:
     """Return the <cls> embedding, every row of length 1."""
     adata = given.highly_variable().copy()
-    if given.params["epochs"] == 0:
+    if given.params.get("epochs") == 0:
         model: Integrator | Embedder = _task(Embedder, given, adata).fit(adata)
         probes = Probes(given, lambda model, probe: model.embed(adata, probe=probe))
     else:
@@ -215,7 +219,7 @@ def annotation(given: _io.Given) -> np.ndarray:
     """Return the most probable label."""
     reference = given.highly_variable(given.reference).copy()
     query = given.highly_variable(given.query).copy()
-    if given.params["frozen"]:
+    if given.params.get("frozen", False):
         model: Annotator | Embedder = _task(Embedder, given, reference).fit(reference)
         predict = _linear(model.embed(reference), reference.obs["label"].to_numpy(dtype=str), given.seed)
         probes = Probes(given, lambda model, probe: predict(model.embed(query, probe=probe)))

@@ -11,7 +11,7 @@ from baselines.pca import integration as pca
 
 
 def integration(given: _io.Given) -> np.ndarray:
-    """Return the principal components with their rows in random order."""
+    """Return ``n_components`` principal components with their rows in random order."""
     return np.random.default_rng(given.seed).permutation(pca(given))
 
 

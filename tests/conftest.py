@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Several tests may run at once (make test), so each takes one thread. This must be said before numpy and
+# torch are imported; OpenBLAS and MKL listen to it too, and so do the programs that tests start.
+os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import anndata as ad
 import pytest

@@ -66,6 +66,17 @@ def method_entry(title: str, task: str = "integration", **changed) -> dict:
     } | changed
 
 
+def git_repository(folder: Path) -> tuple[Path, str]:
+    """Make a repository with performer_pytorch, a folder that is no package, and return its commit."""
+    (folder / "performer_pytorch").mkdir(parents=True)
+    (folder / "performer_pytorch/__init__.py").write_text("")
+    (folder / "finetune.py").write_text("")
+    git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    commands = ["init --quiet", "add .", "commit --quiet -m first", "rev-parse HEAD"]
+    said = [subprocess.check_output([*git, *words.split()], text=True) for words in commands]
+    return folder, said[-1].strip()
+
+
 class Bench:
     """A copy of the repository, in which a test may add datasets and methods and run the workflow."""
 

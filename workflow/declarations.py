@@ -522,7 +522,7 @@ def load_plan(config: dict, configfiles: Iterable[str | Path] = ()) -> Plan:
                     f"workflow/methods.yaml: {name}.overrides: unknown dataset {dataset!r}"
                     f"{closest(dataset, datasets)}"
                 )
-        for task, space in entry.get("tuning", {}).items():
+        for task, space in entry.get("tuning", {}).items() if "variant_of" not in entry else ():
             for key, values in space.items():
                 problems = (_unknown({task: {key: value}}, entry, name) for value in values)
                 if problem := next(filter(None, problems), ""):

@@ -111,6 +111,7 @@ def test_genes_are_chosen_on_the_reference_unless_all_cells_may_take_part(method
 
 def test_the_depth_of_a_cell_does_not_move_it_to_another_centroid():
     call = given("nearest_centroid", "annotation")
+    relabel(call, ["a", "b", "c", "d"] * 11)  # labels without meaning, so that centroids are close
     found = nearest_centroid.annotation(call)
     query = (call.adata.obs["split"] == "query").to_numpy()
     call.adata.X = call.adata.X.multiply(np.where(query, 0.2, 1.0)[:, None]).tocsr()
@@ -119,6 +120,7 @@ def test_the_depth_of_a_cell_does_not_move_it_to_another_centroid():
 
 def test_the_svm_is_scikit_learns_on_all_genes():
     call = given("linear_svm", "annotation")
+    relabel(call, ["a", "b", "c", "d"] * 11)  # hard to tell apart, so that C matters
     call.adata.var["highly_variable"] = False
     reference = call.reference
     expected = LinearSVC(C=1.0, random_state=0).fit(reference.X, reference.obs["label"].astype(str))
@@ -146,6 +148,9 @@ def test_logistic_regression_copes_with_a_label_of_one_cell(capsys):
     call = given("logistic_l2", "annotation", C=[0.1, 10])
     relabel(call, ["one", "many"])
     assert set(logistic.annotation(call)) <= {"one", "many"}
+    few = given("logistic_l2", "annotation", cells=8, C=[0.1, 10])
+    relabel(few, ["two", "two", "one"])  # fewer cells of a label than folds
+    assert set(logistic.annotation(few)) <= {"one", "two"}
     relabel(call, ["only"])
     assert "needs two labels" in said(linear_svm, "annotation", call, capsys)
     assert "found 1, the largest with 45" in said(logistic, "annotation", call, capsys)
@@ -189,8 +194,11 @@ def test_celltypist_votes_among_the_query_cells(monkeypatch, capsys):
     own = package.annotate
     monkeypatch.setattr(package, "annotate", lambda *a, **k: seen.append(own(*a, **k)) or seen[0])
     call = given("celltypist", "annotation", cells=120, genes=60, majority_voting=True)
+    relabel(call, ["a", "b", "c", "d"] * 15)
     found = celltypist.annotation(call)
-    assert (found == seen[0].predicted_labels["majority_voting"]).all()
+    labels = seen[0].predicted_labels
+    assert (found == labels["majority_voting"]).all()
+    assert (found != labels["predicted_labels"]).any()
     few = given("celltypist", "annotation", majority_voting=True)
     assert "50 principal components" in said(celltypist, "annotation", few, capsys)
 
@@ -216,7 +224,7 @@ def test_celltypist_leaves_the_home_folder_alone(tmp_path, monkeypatch):
 
 # scANVI
 
-TINY = {"max_epochs": 1, "scanvi_epochs": 1, "n_latent": 4, "n_layers": 1}
+TINY = {"scvi_epochs": 1, "max_epochs": 1, "n_latent": 4, "n_layers": 1}
 
 
 def test_scanvi_uses_no_label_of_the_query():

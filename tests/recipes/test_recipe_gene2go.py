@@ -90,7 +90,8 @@ def test_a_pickle_that_calls_something_does_nothing(
         b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
         b"<html>a download that failed</html>",
         b"",
-        pickle.dumps(TERMS)[:-9],
+        # sets have another order in another process; under one name tests can be shared among several
+        pytest.param(pickle.dumps(TERMS)[:-9], id="cut short"),
     ],
 )
 def test_other_bytes_are_refused(tmp_path: Path, data: bytes) -> None:

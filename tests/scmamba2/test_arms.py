@@ -136,11 +136,11 @@ def test_everything_that_fits_is_loaded_and_the_tensors_decide_on_sizes(task, ow
     size = {name: int(np.prod(shape)) for name, shape in own.items()}
     share = sum(size[name] for name in same) / sum(size.values())
     assert call.info["values_loaded"] == pytest.approx(share)
-    notes = "\n".join(call.info["checkpoint_notes"])
+    notes = "\n".join(call.info["bridge"])
     assert "d_model is 32 in the parameters; the tensors, which decide, say 64" in notes
     assert "n_layers is 1 in the parameters; the tensors, which decide, say 2" in notes
     matching = run("scmamba2", task, inputs[task][0], files, d_model=D, n_layers=DEPTH)[1]
-    assert matching.info["checkpoint_notes"] == []
+    assert len(matching.info["bridge"]) == 1 and matching.info["bridge"][0].endswith("are the published ones")
 
 
 def test_zero_shot_is_the_cls_of_the_published_weights_as_in_pre_training(inputs, files, tmp_path):
@@ -156,6 +156,8 @@ def test_zero_shot_is_the_cls_of_the_published_weights_as_in_pre_training(inputs
     assert (again == result).all(), "nothing is random"
     other, _ = run("scmamba2_zero_shot", "integration", given, publish(tmp_path / "other", weights(1)))
     assert not np.allclose(other, result, atol=1e-3), "the weights decide"
+    zeros, _ = run("scmamba2_zero_shot", "integration", given, files, include_zero_genes=True)
+    assert not np.allclose(zeros, result, atol=1e-3), "parameters of the tokens hold"
 
 
 def test_random_weights_are_those_of_the_seed(inputs):

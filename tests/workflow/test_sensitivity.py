@@ -88,6 +88,13 @@ def test_modes_and_conflicts_have_rows_and_what_did_not_run_has_none():
     assert found["sentence"].str.endswith("0: no change on any seed.").all()
 
 
+def test_an_arm_is_another_model_and_no_way_to_compute():
+    names = ["scmamba2", "scmamba2_scratch", "scmamba2_released"]
+    rows = [row for name in names for row in rows_of(name, BASE)]
+    found = table(rows, runs_of(*names)).query("metric == 'avg_bio'")
+    assert list(found["variant"]) == ["scmamba2_released"]
+
+
 def test_seeds_that_one_side_lacks_do_not_count():
     rows = [*rows_of("scmamba2", BASE), *rows_of("scmamba2_d13", [0.6, np.nan, 0.65])]
     row = table(rows, runs_of("scmamba2", "scmamba2_d13")).iloc[0]
