@@ -35,11 +35,24 @@ def _why(runs: pd.DataFrame, task: str, dataset: str, methods: Sequence[str]) ->
     if mine.empty:
         return "not in this selection"
     bad = mine[mine["status"] != "ok"]
+    if bad.empty and _from_scratch(mine, task):
+        return "it was trained from scratch (pretrained: false)"
     if bad.empty:
         return "its runs ended well and gave no finite score"
     first = bad.iloc[0]
     words = [first["why"] if pd.notna(first["why"]) else "", first["reason"]]
     return ": ".join(str(w) for w in [words[0] or first["status"], words[1]] if pd.notna(w) and w)
+
+
+def _from_scratch(runs: pd.DataFrame, task: str) -> set[tuple[str, str]]:
+    """Return the (dataset, method) pairs whose published weights the configuration has switched off."""
+    if "changed_params" not in runs:
+        return set()
+    off = [
+        "'pretrained'" in str(changed) for changed in runs["changed_params"]
+    ]  # a dict, or one read from csv
+    mine = runs[np.array(off, dtype=bool) & (runs["task"] == task).to_numpy()]
+    return set(zip(mine["dataset"], mine["method"], strict=True))
 
 
 def missing(
@@ -49,6 +62,8 @@ def missing(
     must_have: Sequence[tuple[str, Sequence[str]]] | None = None,
 ) -> list[Missing]:
     """Return what the headline table of a task lacks, dataset by dataset.
+
+    A method whose weights are switched off (``pretrained: false``) counts as its arm from scratch, not as itself.
 
     Parameters
     ----------
@@ -68,6 +83,8 @@ def missing(
     found = mine[(mine["metric"] == metric) & (mine["metric_impl"] == impl)]
     found = found[np.isfinite(found["mean"].astype(float))]
     there = set(zip(found["dataset"], found["method"], strict=True))
+    scratch = there & _from_scratch(runs, task)
+    there = (there - scratch) | {(dataset, f"{method}_scratch") for dataset, method in scratch}
     return [
         Missing(task, dataset, name, tuple(methods), _why(runs, task, dataset, methods))
         for dataset in mine["dataset"].unique()

@@ -46,6 +46,17 @@ def test_a_row_without_a_value_is_missing_and_says_why():
     )
 
 
+@pytest.mark.parametrize("read", [dict, str])
+def test_a_model_without_its_weights_is_the_one_from_scratch(read):
+    must_have = [("scGPT fine-tuned", ["scgpt"]), ("scGPT from scratch", ["scgpt_scratch"])]
+    there = summary({("x", "scgpt"): 0.6})
+    ran = runs(("x", "scgpt", "ok", "", ""))
+    for changed, lacking in (({}, "from scratch"), ({"pretrained": True, "epochs": 15}, "fine-tuned")):
+        (row,) = gate.missing(there, ran.assign(changed_params=[read(changed)]), "integration", must_have)
+        assert row.name == f"scGPT {lacking}"
+    assert row.why == "it was trained from scratch (pretrained: false)"
+
+
 def test_a_score_that_is_not_the_headline_does_not_count():
     there = summary({("x", "pca"): 0.5, ("x", "scgpt"): 0.6})
     there.loc[there["method"] == "scgpt", "metric_impl"] = "scib-metrics"
