@@ -22,7 +22,8 @@ def integration(given: _io.Given) -> np.ndarray:
     scvi.settings.seed = given.seed
     adata = given.highly_variable().copy()
     scvi.model.SCVI.setup_anndata(adata, layer="counts", batch_key="batch")
-    model = scvi.model.SCVI(adata, n_latent=given.params["n_latent"], n_layers=given.params["n_layers"])
+    shape = {key: given.params[key] for key in ("n_latent", "n_layers", "gene_likelihood")}
+    model = scvi.model.SCVI(adata, **shape)
     model.train(
         max_epochs=given.params["max_epochs"],
         accelerator="gpu" if given.gpu else "cpu",

@@ -48,10 +48,9 @@ def _from_scratch(runs: pd.DataFrame, task: str) -> set[tuple[str, str]]:
     """Return the (dataset, method) pairs whose published weights the configuration has switched off."""
     if "changed_params" not in runs:
         return set()
-    off = [
-        "'pretrained'" in str(changed) for changed in runs["changed_params"]
-    ]  # a dict, or one read from csv
-    mine = runs[np.array(off, dtype=bool) & (runs["task"] == task).to_numpy()]
+    # each a dict, or the text of one, from runs.csv
+    off = np.array(["'pretrained'" in str(changed) for changed in runs["changed_params"]], dtype=bool)
+    mine = runs[off & (runs["task"] == task).to_numpy()]
     return set(zip(mine["dataset"], mine["method"], strict=True))
 
 
@@ -63,7 +62,7 @@ def missing(
 ) -> list[Missing]:
     """Return what the headline table of a task lacks, dataset by dataset.
 
-    A method whose weights are switched off (``pretrained: false``) counts as its arm from scratch, not as itself.
+    A method whose weights are switched off (``pretrained: false``) counts as its arm from scratch.
 
     Parameters
     ----------
