@@ -26,7 +26,7 @@ PUBLISHED = pd.read_csv(WORKFLOW / "published.csv", keep_default_na=False)
 PAPER_IDS = (
     "B1 B2 B3 B4 B5 B6 A1 A1b A2 A3 A4 A5 A6 A7 A8 A9 P1 P2 P3 R1 R2 M1 M2 M3 M4a M4b M5 M6 T1 T2".split()
 )
-SUITE_IDS = [f"S{i}" for i in range(1, 8)]
+SUITE_IDS = [f"S{i}" for i in range(1, 13)]
 
 
 def test_every_claim_of_the_paper_and_every_question_is_there_once():

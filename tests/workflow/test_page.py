@@ -192,8 +192,8 @@ def test_undecided_claims_stand_below_by_their_reason(text):
     assert 'id="claim-b5-pbmc10k-avg-bio"' in undecided and 'id="claim-b5-pbmc10k-avg-bio"' not in decided
     seen = words(undecided)
     assert "The statement is too vague to be tested: 1" in seen
-    assert "The method is not in the suite yet: 1" in seen
-    assert "Not compared with scgpt: method scgpt is not in the suite yet" in seen
+    assert "The method is not in this selection: 1" in seen
+    assert "Not compared with scgpt: method scgpt is not in this selection" in seen
 
 
 def test_reasons_are_grouped_without_the_names_in_them():
