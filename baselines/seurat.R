@@ -176,7 +176,7 @@ integrate <- function(anchors, dims, k_weight) {
   }
 }
 
-integration <- function(given, params, seed) {
+integration <- function(given, params) {
   if (anyNA(given$batch)) refuse("obs column 'batch': ", sum(is.na(given$batch)), " cells have no batch")
   sizes <- table(given$batch)
   if (length(sizes) < 2) not_applicable("there is one batch only, and Seurat's anchors lie between two")
@@ -200,7 +200,7 @@ integration <- function(given, params, seed) {
     objects <- lapply(objects, function(object) {
       object <- ScaleData(object, features = genes, verbose = FALSE)
       # approx: irlba, which must be asked for a few of the components only
-      RunPCA(object, features = genes, npcs = max(dims), seed.use = seed, verbose = FALSE,
+      RunPCA(object, features = genes, npcs = max(dims), verbose = FALSE,
              approx = max(dims) < least / 2)
     })
   }
@@ -211,7 +211,7 @@ integration <- function(given, params, seed) {
   found <- integrate(anchors, dims, params$k_weight)
   whole <- ScaleData(found$object, verbose = FALSE)
   n <- min(params$dims, ncol(whole) - 1, sum(varying(GetAssayData(whole))) - 1)
-  whole <- RunPCA(whole, npcs = n, seed.use = seed, verbose = FALSE, approx = n < min(dim(whole)) / 2)
+  whole <- RunPCA(whole, npcs = n, verbose = FALSE, approx = n < min(dim(whole)) / 2)
   embedding <- Embeddings(whole, "pca")[colnames(given$X), , drop = FALSE]
   list(embedding = unname(embedding), cells = given$cells, info = list(
     n_anchors = nrow(anchors@anchors) / 2,  # each stands there twice
@@ -223,7 +223,7 @@ integration <- function(given, params, seed) {
 
 # ---------------------------------------------------------------- annotation
 
-annotation <- function(given, params, seed) {
+annotation <- function(given, params) {
   for (side in c("reference", "query")) {
     if (!side %in% given$split) {
       found <- toString(sQuote(unique(given$split), FALSE))
@@ -275,10 +275,11 @@ main <- function(words) {
   params <- tryCatch(jsonlite::fromJSON(args$params), error = not_json)
   lacking <- setdiff(declared[[args$task]], names(params))
   if (length(lacking)) refuse("--params lacks ", toString(lacking))
-  seed <- if (is.null(args$seed)) 0L else as.integer(args$seed)
-  set.seed(seed)
+  # As Seurat seeds its own steps. The seed of the run would move the last digits of an embedding and no label, so
+  # every run is the same, and tables say so.
+  set.seed(42)
   given <- read_input(args$input, args$task, if (args$task == "annotation") params$feature_scope else "train")
-  result <- list(integration = integration, annotation = annotation)[[args$task]](given, params, seed)
+  result <- list(integration = integration, annotation = annotation)[[args$task]](given, params)
   if (any(!is.finite(result$embedding))) refuse("Seurat returned values that are not finite")
   result$info$n_genes <- nrow(given$X)
   result$info$bridge <- as.list(c("genes and normalisation are the suite's, the same for every method",
