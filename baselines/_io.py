@@ -49,7 +49,8 @@ class Given:
         for instance ``files["checkpoint_scgpt"]["weights"]``.
     info
         Fill in what a reader should know: ``scale`` (shown beside the name in tables),
-        ``reduced_scale`` (True: no value verdict), ``n_parameters``, ``n_genes``, ...
+        ``reduced_scale`` (True: no value verdict), ``n_parameters``, ``n_genes``, ``history`` and
+        ``selected_epoch`` of a training with ``keep`` (``last`` or ``best``, by ``criterion``), ...
     probes
         Fill in, by name, what the method would have returned otherwise: as its result, for the same cells.
         ``epoch_<n>``: after that epoch; ``order_<k>``: genes in another order; ``padding``; ``cls_last``.

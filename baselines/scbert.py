@@ -303,6 +303,8 @@ def annotation(given: _io.Given) -> np.ndarray:
         "n_parameters": n_parameters,
         "history": history,
         "selected_epoch": selected,
+        "keep": "best",
+        "criterion": "accuracy",
         "bridge": [*BRIDGE, positions],
     }
     if weights is not None:

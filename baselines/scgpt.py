@@ -339,7 +339,7 @@ def _fit(
     if not best:
         raise ValueError(f"the validation loss of scGPT was not a number in any of {len(history)} epochs")
     model.load_state_dict(best)
-    given.info["history"] = history
+    given.info |= {"history": history, "keep": "best"}
 
 
 def _mean(losses: list[tuple[float, int]]) -> float:

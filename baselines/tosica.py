@@ -172,6 +172,7 @@ def _describe(given: _io.Given, model: Any, history: list[dict[str, float]]) -> 
         "n_parameters": n_parameters,
         "history": history,
         "selected_epoch": len(history),
+        "keep": "last",
         "bridge": BRIDGE,
     }
 

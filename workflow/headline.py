@@ -1,7 +1,7 @@
 """The headline tables in the paper's form: a row per method, a column per dataset and metric.
 
 Pure functions from ``summary.csv`` to one long table (`cells`) and from there to four formats. Bold is the
-highest mean among rows that may be compared: real methods in their repaired mode, at their declared
+highest mean among rows that may be compared: real methods in their repaired mode, at declared or tuned
 parameters, with every seed. It is no test; the verdicts are.
 """
 
@@ -161,7 +161,7 @@ def notes(table: pd.DataFrame) -> list[str]:
     said = []
     if table["best"].any():
         said.append(
-            "Bold: highest mean among real methods at their declared parameters and with every seed. "
+            "Bold: highest mean among real methods, at declared or tuned parameters, with every seed. "
             "It is no test; the verdicts are."
         )
     if table["beats_best"].any():

@@ -205,6 +205,7 @@ def test_easy_cells_are_annotated_from_scratch_and_the_run_repeats():
     assert (scbert.annotation(given_for(adata, epochs=6)) == found).all()
     assert first.info["n_genes"] == 30
     assert first.info["reduced_scale"] is True
+    assert (first.info["keep"], first.info["criterion"]) == ("best", "accuracy")
     assert "from scratch" in first.info["scale"]
     assert "pretrained_cells" not in first.info
 

@@ -283,7 +283,7 @@ def test_the_epoch_of_lowest_validation_loss_is_kept(monkeypatch):
     adata, _ = cells("annotation", n=40)
     _, info = run("annotation", adata, epochs=4, learning_rate=0.3)
     losses = [e["valid_loss"] for e in info["history"]]
-    assert info["selected_epoch"] == 1 + losses.index(min(losses))
+    assert info["selected_epoch"] == 1 + losses.index(min(losses)) and info["keep"] == "best"
     first, _ = run("annotation", adata, epochs=1, learning_rate=0.3)
     means = iter([1.0, 9.0, 5.0, 9.0, 5.0, 9.0])  # in each epoch of validation and of training
     monkeypatch.setattr(method, "_mean", lambda losses: next(means))

@@ -77,7 +77,7 @@ def test_easy_cells_are_annotated_and_the_run_repeats(gene_sets):
     assert first.info["history"] == again.info["history"]
     assert [row["epoch"] for row in first.info["history"]] == list(range(1, 21))
     assert first.info["history"][-1]["valid_loss"] < first.info["history"][0]["valid_loss"]
-    assert first.info["selected_epoch"] == 20
+    assert first.info["selected_epoch"] == 20 and first.info["keep"] == "last"
     assert first.info["n_gene_sets"] == 3  # one is too small, one unknown
     other = given_for(adata, seed=1, gmt=str(gene_sets), **LEARNS | {"epochs": 1})
     tosica.annotation(other)

@@ -41,7 +41,8 @@ def avg_bio(method, value, *, rule="scib-1.1.5", **changed):
 def run(method, seed=0, *, status="ok", params=None, changed=None, info=None, sha="in"):
     return {
         "run_id": f"{method}/{seed}", "method": method, "seed": seed, "status": status, "info": info or {},
-        "params": params or {}, "changed_params": changed or {}, "tuning_trials": 0, "input_sha256": sha,
+        "params": params or {}, "changed_params": changed or {}, "tuned_params": [], "tuning_trials": 0,
+        "input_sha256": sha,
     }  # fmt: skip
 
 
@@ -455,6 +456,12 @@ def test_l4_says_what_chose_the_epoch():
     assert [f.result for f in conduct.selection(trained("best", task="integration"))] == ["pass", "warn"]
     untrained = trained("best", task="integration", losses=["gepc", "dar"], criterion="gep")
     assert "not trained on" in list(conduct.selection(untrained))[1].sentence
+    info = {"history": [{"epoch": 1}], "selected_epoch": 1, "keep": "best", "criterion": "accuracy"}
+    rival = list(conduct.selection(case(runs=[run("rival", info=info)])))[1]
+    assert rival.result == "pass" and "by the validation accuracy of reference cells" in rival.sentence
+    info["criterion"] = "loss"
+    rival = list(conduct.selection(case("integration", runs=[run("rival", info=info)])))[1]
+    assert rival.result == "warn", "a rival that looks at scored cells is no better than ours"
     moved = case(runs=[run("ours"), run("ours", 1, sha="other")])
     assert one(conduct.selection(moved)).result == "warn"
 
@@ -472,11 +479,14 @@ def test_l17_warns_of_grids_and_changed_parameters_that_others_do_not_have():
     assert grid.result == "warn" and "Ours tries 3 values" in grid.sentence
     changed = one(conduct.tuning(case(runs=[run("ours", changed={"epochs": 30}), run("rival")])))
     assert changed.result == "warn" and changed.value == 1
-    tuned = [run(m, changed={"epochs": 30}) | {"tuning_trials": 4} for m in ("ours", "rival")]
+    chosen = {"tuning_trials": 4, "tuned_params": ["epochs"]}
+    tuned = [run(m, changed={"epochs": 30}) | chosen for m in ("ours", "rival")]
     fair = one(conduct.tuning(case(runs=tuned)))
     assert fair.result == "pass" and "Ours tries 4 values" in fair.sentence
     tuned[1]["tuning_trials"] = 0
     assert one(conduct.tuning(case(runs=tuned))).result == "warn"
+    besides = [run("ours", changed={"epochs": 30, "dropout": 0.1}) | chosen, run("rival") | chosen]
+    assert "Ours has 1 parameters that the config" in one(conduct.tuning(case(runs=besides))).sentence
 
 
 def test_l19_wants_a_checksum_of_every_file():

@@ -85,3 +85,16 @@ def test_an_error_that_nobody_foresaw_costs_one_dataset(run, monkeypatch, capsys
     assert run()["reason"] == "cells: ZeroDivisionError: by a gene"
     assert "Traceback" in capsys.readouterr().err
     assert names(run) == {"fetch.json", "prepared.json", "tidy.json"}
+
+
+def test_a_tuning_is_forgotten_with_its_failed_trials(tmp_path):
+    def tuned(method: str, status: str, *trials: str):
+        lines = [{"status": trial, "reason": "slow"} for trial in trials]
+        path = tmp_path / f"tuning/annotation/x/{method}/tuned.json"
+        write_json(path, {"status": status, "reason": "all slow", "trials": lines})
+
+    tuned("good", "ok", "ok", "not_applicable")
+    tuned("part", "ok", "ok", "failed")
+    tuned("none", "failed", "failed", "failed")
+    found = {path.parent.name: reason for path, reason in forget.failures(tmp_path).items()}
+    assert found == {"part": "trial 1 failed: slow", "none": "failed: all slow"}

@@ -181,6 +181,12 @@ def test_a_run_that_is_not_applicable_is_counted_apart(counts, shown):
         ("part", {}, "part of the paper's dataset"),
         ("no", {}, "not the paper's dataset"),
         ("full", {"changed_params": {"a": 1}}, "changed parameters"),
+        ("full", {"changed_params": {"a": 1}, "tuned_params": ["a"]}, "tuned parameters"),
+        (
+            "full",
+            {"changed_params": {"a": 1, "b": 2}, "tuned_params": ["a"]},
+            "changed parameters; tuned parameters",
+        ),
         ("full", {"info": {"reduced_scale": True}}, "at reduced scale"),
         (
             "no",

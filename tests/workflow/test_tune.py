@@ -9,7 +9,8 @@ from support import Bench, entry, make_cells, method_entry
 
 from workflow import tasks
 from workflow.declarations import DeclarationError, load_plan
-from workflow.files import read_json
+from workflow.files import read_json, write_json
+from workflow.steps import tune
 from workflow.steps.tune import candidates, hide
 from workflow.tidy import log_normalize
 
@@ -92,9 +93,11 @@ def test_what_is_chosen_on_the_reference_runs_on_the_query(bench: Bench, cells):
     assert values["good"] == 1.0 and values["bad"] == pytest.approx(1 / 3) and values["broken"] is None
     record = read_json(bench.folder / "out/runs/annotation/cells/tuned/1/run.json")
     assert (record["params"], record["changed_params"]) == ({"way": "good"}, {"way": "bad"})
-    assert record["tuning_trials"] == 3
+    assert (record["tuned_params"], record["tuning_trials"]) == (["way"], 3)
     other = read_json(bench.folder / "out/runs/annotation/cells/majority/0/run.json")
-    assert (other["tuning_trials"], other["changed_params"]) == (0, {})
+    assert (other["tuning_trials"], other["changed_params"], other["tuned_params"]) == (0, {}, [])
+    headline = (bench.folder / "out/tables/headline_annotation.md").read_text()
+    assert "out of the comparison" not in headline, "tuning is not what sets a row apart"
     assert not (bench.folder / "out/tuning/annotation/cells/majority").exists()
     assert "Tuned" in (bench.folder / "out/tables/annotation_cells.html").read_text()
 
@@ -103,6 +106,25 @@ def test_what_is_chosen_on_the_reference_runs_on_the_query(bench: Bench, cells):
     (bench.folder / "out/tuning/annotation/cells/tuned/tuned.json").unlink()
     assert bench.run().returncode == 0
     assert trial.stat().st_mtime_ns == before, "a trial that is done is not run again"
+
+
+@pytest.mark.parametrize(("fraction", "status", "reason"), [
+    (0.01, "failed", "query_fraction 0.01 hides none of the 30 cells of the reference"),
+    (0.3, "not_installed", "no-such-package not installed in this environment"),
+])  # fmt: skip
+def test_a_tuning_that_cannot_be_is_a_record(tmp_path, monkeypatch, fraction, status, reason):
+    given_cells().write_h5ad(tmp_path / "input.h5ad")
+    write_json(tmp_path / "prepared.json", {"status": "ok", "reason": ""})
+    words = ["--task", "annotation", "--dataset", "cells", "--method", "knn", "--params", '{"k": 1}']
+    words += ["--space", '{"k": [1, 2]}', "--trials", "1", "--seed", "0", "--fraction", str(fraction)]
+    words += ["--prepared", str(tmp_path / "prepared.json"), "--record", str(tmp_path / "tuned.json")]
+    words += ["--", "--script", "knn", "--kind", "classical", "--mode", "repaired"]
+    words += ["--packages=no-such-package"]
+    monkeypatch.setattr("workflow.steps.tune.ON_FAILURE", "record")
+    monkeypatch.setattr("sys.argv", ["tune", *words])
+    assert tune.main() == 0
+    record = read_json(tmp_path / "tuned.json")
+    assert (record["status"], record["reason"], record["chosen"]) == (status, reason, {})
 
 
 def test_what_may_be_tuned_is_checked(tmp_path, monkeypatch):

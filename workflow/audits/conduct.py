@@ -23,11 +23,13 @@ def selection(case: Case) -> Iterator[Finding]:
         yield Finding(verdict(inputs == 1), inputs, sentence)
     for method, runs in case.trained().items():
         first = runs.iloc[0]
-        params, title = first["params"], case.title(method)
+        # a parameter of ours; a rival that has no other way says it in its info
+        params, title = (first["info"] or {}) | first["params"], case.title(method)
         kept = sorted({info.get("selected_epoch") for info in runs["info"]} - {None})
         epochs = max(len(info["history"]) for info in runs["info"])
         which = f"kept epoch {', '.join(map(str, kept)) or '?'} of {epochs}"
         criterion = params.get("criterion", "loss")
+        by = "accuracy" if criterion == "accuracy" else "loss"
         if "keep" not in params:
             yield absent(f"{title} does not say how it chose an epoch.")._replace(method=method)
         elif params["keep"] == "last":
@@ -38,10 +40,10 @@ def selection(case: Case) -> Iterator[Finding]:
             )
             yield Finding(WARN, 1.0, sentence, method)
         elif case.task == "integration":
-            sentence = f"{title} {which} by the validation loss of cells that are scored too, without labels."
+            sentence = f"{title} {which} by the validation {by} of cells that are scored too, without labels."
             yield Finding(WARN, 1.0, sentence, method)
         else:
-            sentence = f"{title} {which} by the validation loss of reference cells; no query cell had a say."
+            sentence = f"{title} {which} by the validation {by} of reference cells; no query cell had a say."
             yield Finding(PASS, 1.0, sentence, method)
 
 
@@ -81,7 +83,8 @@ def tuning(case: Case) -> Iterator[Finding]:
         params = runs.iloc[0]["params"] or {}
         trials = runs.iloc[0].get("tuning_trials", 0)  # of the suite, equal for all that may be tuned
         tuned[method] = max([len(v) for v in params.values() if _is_grid(v)], default=1) * max(trials, 1)
-        changed[method] = 0 if trials else len(runs.iloc[0]["changed_params"] or {})
+        chosen = set(runs.iloc[0]["tuned_params"]) if trials else set()
+        changed[method] = len(set(runs.iloc[0]["changed_params"] or {}) - chosen)
     grids = [f"{case.title(str(m))} tries {n} values" for m, n in tuned.items() if n > 1]
     moved = [f"{case.title(str(m))} has {n}" for m, n in changed.items() if n]
     sentence = f"Of {len(tuned)} methods, " + (", ".join(grids) if grids else "none tries several values")

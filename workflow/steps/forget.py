@@ -1,6 +1,7 @@
 """Delete the records of what failed below a results folder, so that the next call tries it again.
 
-That is also a record of files that lacks an optional one, and a record that a failure calls outdated.
+That is also a record of files that lacks an optional one, a tuning of which a trial failed, and a record that
+a failure calls outdated.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from workflow.files import read_json
 
-RECORDS = ("fetch.json", "tidy.json", "prepared.json", "run.json")
+RECORDS = ("fetch.json", "tidy.json", "prepared.json", "tuned.json", "run.json")
 
 
 def failures(results: Path) -> dict[Path, str]:
@@ -25,6 +26,9 @@ def failures(results: Path) -> dict[Path, str]:
                 found[path] = f"{record['status']}: {record['reason']}"
             elif absent := record.get("absent") if name == "fetch.json" else None:
                 found[path] = f"without {', '.join(absent)}: {'; '.join(absent.values())}"
+            for number, trial in enumerate(record.get("trials", [])):  # each method must have as many
+                if trial["status"] not in ("ok", "not_applicable"):
+                    found.setdefault(path, f"trial {number} {trial['status']}: {trial['reason']}")
             if "outdated" in record:
                 found.setdefault((path.parent / record["outdated"]).resolve(), "outdated")
     return found

@@ -19,7 +19,7 @@ from workflow.verdicts import Selection, judge
 KEPT = [
     "run_id", "task", "dataset", "method", "kind", "mode", "seed", "status", "why", "reason",
     "seconds", "cpu_seconds", "peak_memory_mb", "peak_gpu_memory_mb", "threads", "gpu",
-    "changed_params", "tuning_trials", "info", "versions", "hardware", "commit", "finished",
+    "changed_params", "tuned_params", "tuning_trials", "info", "versions", "hardware", "commit", "finished",
 ]  # fmt: skip
 SUMMARY = [
     "task", "dataset", "method", "title", "kind", "mode", "variant_of", "variant", "metric", "metric_impl",

@@ -551,7 +551,7 @@ def methods_section(runs: pd.DataFrame, methods: dict[str, dict]) -> Markup | No
         genes = {name: info["n_genes"] for name, info in of_dataset if info.get("n_genes") is not None}
         sizes = [info["n_parameters"] for info in infos if info.get("n_parameters")]
         bridges = dict.fromkeys(text for info in infos for text in info.get("bridge", []))
-        changed = as_dict(mine.iloc[0]["changed_params"])
+        changed = {key for params in mine["changed_params"] for key in as_dict(params)}
         counts = sorted(set(genes.values()))
         lines.append(
             {

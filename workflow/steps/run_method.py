@@ -407,10 +407,9 @@ def main() -> int:
         args.gpu = 0
     params, changed = json.loads(args.params), json.loads(args.changed)
     tuned = read_json(args.tuned) if args.tuned else {}
-    for key, value in tuned.get("chosen", {}).items():
-        if value != params[key]:
-            changed.setdefault(key, params[key])
-            params[key] = value
+    chosen = {key: value for key, value in tuned.get("chosen", {}).items() if value != params[key]}
+    changed = {key: params[key] for key in chosen} | changed
+    params |= chosen
     packages = [name for name in args.packages.split(",") if name]
     script = ROOT / "baselines" / f"{args.script}.R"
     in_r = script.exists()
@@ -428,6 +427,7 @@ def main() -> int:
         "reason": "",
         "params": params,
         "changed_params": changed,
+        "tuned_params": list(chosen),  # of the changed ones
         "tuning_trials": len(tuned.get("trials", [])),
         "command": [],
         "commit": commit(),

@@ -34,16 +34,18 @@ def describe(run: dict, in_paper: str, paper_scale: dict | None = None) -> dict:
     """Return the columns that every row of a run carries.
 
     ``departures`` says why a value cannot be held against the paper's, empty if it can: the dataset is
-    not the paper's own, the configuration changed a parameter, or the model is smaller or saw fewer cells
-    in pre-training than ``paper_scale`` of its entry in methods.yaml asks for. A run that does not say how
-    large its model is counts as smaller.
+    not the paper's own, the configuration or tuning changed a parameter, or the model is smaller or saw
+    fewer cells in pre-training than ``paper_scale`` of its entry in methods.yaml asks for. A run that does
+    not say how large its model is counts as smaller.
     """
     info = run.get("info") or {}
     small = any((info.get(key) or 0) < least for key, least in (paper_scale or {}).items())
+    tuned = run.get("tuned_params", [])
     departures = {
         "not the paper's dataset": in_paper == "no",
         "part of the paper's dataset": in_paper == "part",
-        "changed parameters": bool(run["changed_params"]),
+        "changed parameters": bool(set(run["changed_params"]) - set(tuned)),
+        "tuned parameters": bool(tuned),
         "at reduced scale": small or bool(info.get("reduced_scale")),
     }
     gpus = run["hardware"]["gpus"]

@@ -177,8 +177,10 @@ def headlines_of(
     rows = rows[["dataset", "method", "departures"]].drop_duplicates()
     apart: dict[tuple[str, str], str] = {}
     for dataset, method, departures in rows.fillna("").itertuples(index=False):
-        # what is true of the dataset is true of all its rows, which stay comparable
-        own = [part for part in departures.split("; ") if part and "dataset" not in part]
+        # what is true of the dataset is true of all its rows, which stay comparable; so do rows that were
+        # tuned, because every method had as many trials
+        parts = departures.split("; ")
+        own = [part for part in parts if part and "dataset" not in part and part != "tuned parameters"]
         if own:
             apart[(dataset, method)] = ", ".join(own)
     tables = []

@@ -6,8 +6,8 @@ repeats, from the values that the method's entry lists under `tuning`. The best 
 metric is chosen; of equals the earliest. The query of the task takes no part.
 
 Every method gets the same number of trials, the same cells and the same seed. Its runs are those of
-:mod:`workflow.steps.run_method`, so a trial that fails is a record, too; if all fail, nothing is changed.
-Where this step was stopped, trials that are done are not run again.
+:mod:`workflow.steps.run_method`, so a trial that fails is a record, too; if all fail, or no cell can be
+hidden, nothing is changed. Where this step was stopped, trials that are done are not run again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from workflow import tasks
-from workflow.files import checksum, read_json, write_json
+from workflow.files import ON_FAILURE, checksum, read_json, write_json
 from workflow.splits import stratified_split
 
 _STREAM = 0x7123  # the stream called "tuning"
@@ -103,7 +103,15 @@ def main() -> int:
         return 0
     folder = args.record.parent / "trials"
     folder.mkdir(parents=True, exist_ok=True)
-    given, solution, facts = hide(ad.read_h5ad(args.prepared.parent / "input.h5ad"), args.fraction, args.seed)
+    try:
+        whole = ad.read_h5ad(args.prepared.parent / "input.h5ad")
+        given, solution, facts = hide(whole, args.fraction, args.seed)
+    except (ValueError, OSError) as error:  # it does not cost the run: the method keeps the given values
+        print(f"[tune] {args.method} on {args.dataset}: {error}", file=sys.stderr)
+        if ON_FAILURE == "stop":
+            return 1
+        write_json(args.record, record | {"status": "failed", "reason": str(error)})
+        return 0
     given.write_h5ad(folder / "input.h5ad")
     write_json(
         folder / "prepared.json",
@@ -137,7 +145,9 @@ def main() -> int:
                 best, record["chosen"] = trial["value"], trial["params"]
         record["trials"].append(trial)
     if best == -np.inf:
-        record |= {"status": "failed", "reason": record["trials"][0]["reason"]}
+        first = record["trials"][0]
+        status = "failed" if first["status"] == "ok" else first["status"]
+        record |= {"status": status, "reason": first["reason"] or f"no trial has a finite {metric}"}
     write_json(args.record, record)
     return 0
 
