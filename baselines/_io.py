@@ -114,9 +114,8 @@ def check_input(adata: ad.AnnData, task: str) -> None:
             raise ValueError(f"obs column {name!r} is missing (found: {found}); {task} needs it")
     values = adata.X.data if hasattr(adata.X, "indptr") else np.asarray(adata.X)
     if bad := int((~np.isfinite(values)).sum()):
-        raise ValueError(
-            f"X holds {bad} value{'s' * (bad > 1)} that is not finite; expected log-normalised values"
-        )
+        said = "1 value that is" if bad == 1 else f"{bad} values that are"
+        raise ValueError(f"X holds {said} not finite; expected log-normalised values")
     if task == "annotation":
         split = adata.obs["split"]
         for side in ("reference", "query"):

@@ -126,6 +126,12 @@ def test_a_good_run(wrapper):
             "out_of_memory",
             "out of memory: MemoryError: 8 GB",
         ),
+        (
+            "import sys; sys.exit('Error: cannot allocate vector of size 8.0 Gb')",  # as R says it
+            "failed",
+            "out_of_memory",
+            "out of memory: Error: cannot allocate vector",
+        ),
         ("print('last words'); import os; os._exit(3)", "failed", "error", "last words"),
         (
             GOOD.replace("2))", "2)) * np.nan"),

@@ -41,6 +41,7 @@ POWERCAP = Path("/sys/class/powercap")
 ALWAYS_VERSIONS = ("numpy", "scipy", "anndata", "torch")
 OUT_OF_MEMORY = re.compile(
     r"\bMemoryError\b|OutOfMemoryError|CUDA out of memory|std::bad_alloc|Cannot allocate memory"
+    r"|cannot allocate vector of size"  # R
 )
 
 
@@ -450,7 +451,7 @@ def main() -> int:
     elif no_files:
         record |= {"status": "no_data", "reason": no_files}
     elif "R" in missing:
-        record |= {"status": "not_installed", "reason": "Rscript is not on the PATH; it runs in R"}
+        record |= {"status": "not_installed", "reason": "Rscript is not on the PATH; envs/seurat.yaml has it"}
     elif missing:
         record |= {
             "status": "not_installed",
