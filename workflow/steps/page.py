@@ -559,7 +559,8 @@ def methods_section(runs: pd.DataFrame, methods: dict[str, dict]) -> Markup | No
                 "Task": task,
                 "Versions": ", ".join(
                     f"{name} {versions.get(name) or '?'}" for name in entry.get("packages", [])
-                ),
+                )
+                or "–",
                 "Genes": " to ".join(f"{n:,}" for n in dict.fromkeys([counts[0], counts[-1]]))
                 if counts
                 else "–",
