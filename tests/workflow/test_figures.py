@@ -46,6 +46,23 @@ def test_an_interval_that_leaves_the_range_says_so(values, arrows):
     assert ("interval goes on" in [t.get_text() for t in fig.legends[0].get_texts()]) == bool(arrows)
 
 
+def test_names_of_four_lines_do_not_run_into_each_other():
+    methods = [f"m{i}" for i in range(6)]
+    runs = pd.DataFrame(
+        {"method": methods, "kind": "deep", "seed": 0, "status": "ok", "why": "", "reason": ""}
+    )
+    rows = pd.concat(
+        pd.DataFrame({"method": methods, "metric": m, "metric_impl": i, "value": 0.5, "seed": 0})
+        for m, i in tasks.get("annotation").HEADLINE
+    )
+    names = dict.fromkeys(methods, "Name\nparameters\nfrom scratch\nchanged")
+    fig = draw_headline(rows, runs, "annotation", "pbmc68k", names, "Title")
+    fig.draw_without_rendering()
+    boxes = sorted((t.get_window_extent() for t in fig.axes[0].get_yticklabels()), key=lambda box: box.y0)
+    assert len(boxes) == 6
+    assert all(low.y1 < high.y0 for low, high in zip(boxes, boxes[1:], strict=False))
+
+
 # ---------------------------------------------------------------- epochs, cost, confusion: synthetic rows
 
 NAMES = {"scmamba2": "SC-MAMBA2", "scvi": "scVI", "pca": "PCA", "label_onehot": "Oracle"}

@@ -156,6 +156,18 @@ def test_one_data_set_gives_a_plain_ranking():
     assert "a plain ranking" in words and "mean rank" not in words
 
 
+def test_numbers_of_ranks_do_not_run_into_each_other():
+    methods = [f"m{i}" for i in range(23)]
+    table = pd.DataFrame({"set": range(1, 24)}, index=methods)
+    kinds, names = dict.fromkeys(methods, "deep"), {m: m for m in methods}
+    fig = draw_ranks(table, table < 0, kinds, names, {"set": "Data set"}, "AvgBIO", "Title")
+    fig.draw_without_rendering()
+    ticks = fig.axes[0].get_xticklabels()
+    assert ticks[0].get_text() == "1"
+    boxes = [tick.get_window_extent() for tick in ticks]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
 def test_nothing_to_rank_gives_a_figure_that_says_so():
     rows, runs = scored({"one": {"pca": 0.5}})
     table, missing = ranks(rows.iloc[:0], runs, "integration")

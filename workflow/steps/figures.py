@@ -205,10 +205,11 @@ def draw_headline(
     means = first.groupby("method")["value"].mean().reindex(kinds.index)
     order = list(means.sort_values(na_position="first").index)
     rings = cut = False
+    lines = max(names[method].count("\n") + 1 for method in order)
     fig, axes = plt.subplots(
         1,
         len(headline),
-        figsize=(TWO_COLUMNS, 0.34 * len(order) + 1.2),
+        figsize=(TWO_COLUMNS, max(0.34, 0.12 * lines) * len(order) + 1.2),
         sharey=True,
         layout="constrained",
     )

@@ -301,7 +301,7 @@ def draw_ranks(
         tick.set_color(KIND_COLOURS[kinds[method]])
     ax.set(xlim=(0.5, k + 0.5), ylim=(k - 0.45, -0.55))
     ax.set_xlabel("rank (1 is best)", fontsize=7)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=k))
+    ax.set_xticks(range(1, k + 1, -(-k // (20 if wide else 10))))  # numbers of two digits need room
     ax.tick_params(labelsize=7)
     ax.tick_params(axis="y", length=0)
     plain(ax, "x")
