@@ -247,7 +247,10 @@ def draw_headline(
         ax.set_axisbelow(True)
         ax.tick_params(which="both", length=0)
         sns.despine(ax=ax, left=True)
-    axes[0].set_yticklabels([names[m] for m in order], fontsize=SMALL)
+    parts = [names[m].split("\n", 1) for m in order]
+    # beside an axis there is more room than above a panel, and a row holds three lines
+    labels = ["\n".join([name, *textwrap.wrap(" ".join(below), 36)]) for name, *below in parts]
+    axes[0].set_yticklabels(labels, fontsize=SMALL)
     used = [k for k in KIND_COLOURS if k in set(kinds)]
     handles = [Line2D([], [], color=KIND_COLOURS[k], lw=3, label=KIND_TITLES[k]) for k in used]
     if rings:

@@ -568,7 +568,7 @@ def methods_section(runs: pd.DataFrame, methods: dict[str, dict]) -> Markup | No
                 "Trials": f"{mine['tuning_trials'].max():.0f}" if "tuning_trials" in mine else "0",
                 "Changed": ", ".join(sorted(changed)) or "–",
                 "Bridges, notes": " ".join(
-                    f"{text.rstrip('.')}." for text in [*bridges, entry.get("note", "")] if text
+                    f"{text.rstrip('.')}." for text in ["; ".join(bridges), entry.get("note", "")] if text
                 )
                 or "–",
             }
