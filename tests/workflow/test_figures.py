@@ -55,7 +55,7 @@ def test_names_of_four_lines_do_not_run_into_each_other():
         pd.DataFrame({"method": methods, "metric": m, "metric_impl": i, "value": 0.5, "seed": 0})
         for m, i in tasks.get("annotation").HEADLINE
     )
-    names = dict.fromkeys(methods, "Name\nparameters\nfrom scratch\nchanged")
+    names = dict.fromkeys(methods, "Name\n" + "parameters from scratch changed " * 3)
     fig = draw_headline(rows, runs, "annotation", "pbmc68k", names, "Title")
     fig.draw_without_rendering()
     boxes = sorted((t.get_window_extent() for t in fig.axes[0].get_yticklabels()), key=lambda box: box.y0)

@@ -205,7 +205,10 @@ def draw_headline(
     means = first.groupby("method")["value"].mean().reindex(kinds.index)
     order = list(means.sort_values(na_position="first").index)
     rings = cut = False
-    lines = max(names[method].count("\n") + 1 for method in order)
+    # beside an axis there is more room than above a panel
+    parts = [names[m].split("\n", 1) for m in order]
+    labels = ["\n".join([name, *textwrap.wrap(" ".join(below), 36)]) for name, *below in parts]
+    lines = max(label.count("\n") + 1 for label in labels)
     fig, axes = plt.subplots(
         1,
         len(headline),
@@ -247,9 +250,6 @@ def draw_headline(
         ax.set_axisbelow(True)
         ax.tick_params(which="both", length=0)
         sns.despine(ax=ax, left=True)
-    parts = [names[m].split("\n", 1) for m in order]
-    # beside an axis there is more room than above a panel, and a row holds three lines
-    labels = ["\n".join([name, *textwrap.wrap(" ".join(below), 36)]) for name, *below in parts]
     axes[0].set_yticklabels(labels, fontsize=SMALL)
     used = [k for k in KIND_COLOURS if k in set(kinds)]
     handles = [Line2D([], [], color=KIND_COLOURS[k], lw=3, label=KIND_TITLES[k]) for k in used]
