@@ -9,6 +9,7 @@ PYTHON ?= python3.11
 VENV := .venv
 READY := $(VENV)/.ready
 DEMO := results/demo
+SMALL := results/small
 SENSITIVITY := results/sensitivity
 PAPER := results/paper
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
@@ -42,7 +43,7 @@ sensitivity: $(READY)  ## run SC-MAMBA2 in every mode and with every defect on t
 
 small: $(READY)  ## run every method that a CPU can run on a piece of PBMC 10k (about half an hour, two cores)
 	$(SNAKEMAKE) --configfile workflow/small.yaml
-	@echo "report   results/small/index.html"
+	@echo "report   $(SMALL)/index.html"
 
 report: $(READY)  ## write the report of the demonstration again
 	@rm -rf $(DEMO)/report
@@ -81,5 +82,5 @@ retry: $(READY)  ## forget the runs and downloads of the demonstration that fail
 	$(RUN) python -m workflow.steps.forget $(DEMO)
 	@$(MAKE) --no-print-directory demo
 
-clean:  ## delete the environment and the results of demo and sensitivity
-	rm -rf $(VENV) $(DEMO) $(SENSITIVITY)
+clean:  ## delete the environment and the results of demo, small and sensitivity
+	rm -rf $(VENV) $(DEMO) $(SMALL) $(SENSITIVITY)
