@@ -66,7 +66,7 @@ catalogue: $(READY)  ## write the catalogue of datasets into results/README.md a
 # One process per core, four at most (each holds up to 2 GB); a file of tests stays in one process, as what its
 # tests share is made once. By hand, `pytest tests/...` runs one after the other.
 test: $(READY)  ## run all tests, up to four at once
-	$(RUN) python -m pytest -n logical --maxprocesses 4 --dist loadscope
+	$(RUN) python -m pytest -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 lint: $(READY)  ## check style, types and the workflow
 	$(RUN) ruff check .
